@@ -1,0 +1,118 @@
+#include "iabn/nn/functional.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "iabn/nn/ops.h"
+
+namespace iabn::nn {
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+std::optional<Tensor> optional(const Tensor& tensor) {
+  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
+}
+
+/// Backward keeps z (x's storage, marked dirty, so that PyTorch's version counter catches misuse), var, weight, bias.
+class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const Tensor& running_mean, const Tensor& running_var, const Tensor& num_batches_tracked,
+                        const InPlaceABNFuncOptions& options) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const auto activation = static_cast<int64_t>(options.activation.kind);
+    const auto gamma = static_cast<int64_t>(options.gamma);
+    Tensor var = running_var;
+    if (options.training) {
+      std::tie(std::ignore, var) = ops::abn_forward_(
+          x, optional(weight), optional(bias), optional(running_mean), optional(running_var),
+          optional(num_batches_tracked), options.momentum, options.eps, activation, options.activation.param, gamma);
+    } else {
+      ops::abn_apply_(x, running_mean, running_var, optional(weight), optional(bias), options.eps, activation,
+                      options.activation.param, gamma);
+    }
+    ctx->mark_dirty({x});
+    ctx->save_for_backward({x, var, weight, bias});
+    ctx->saved_data["training"] = options.training;
+    ctx->saved_data["eps"] = options.eps;
+    ctx->saved_data["activation"] = activation;
+    ctx->saved_data["activation_param"] = options.activation.param;
+    ctx->saved_data["gamma"] = gamma;
+    return x;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list d_outputs) {
+    TORCH_CHECK(!at::GradMode::is_enabled(),
+                "inplace_abn: double backward is not supported: call backward without create_graph=True, or use ABN "
+                "(BatchNorm, then the activation, not in place)");
+    const variable_list saved = ctx->get_saved_variables();
+    const Tensor &z = saved[0], &var = saved[1], &weight = saved[2], &bias = saved[3];
+    const bool needs_d_weight = weight.defined() && ctx->needs_input_grad(1);
+    const bool needs_d_bias = bias.defined() && ctx->needs_input_grad(2);
+    at::AutoDispatchBelowADInplaceOrView guard;
+    auto [d_x, d_weight, d_bias] =
+        ops::abn_backward(z, d_outputs[0], var, optional(weight), optional(bias), ctx->saved_data["training"].toBool(),
+                          ctx->saved_data["eps"].toDouble(), ctx->saved_data["activation"].toInt(),
+                          ctx->saved_data["activation_param"].toDouble(), ctx->saved_data["gamma"].toInt(),
+                          ctx->needs_input_grad(0), needs_d_weight || needs_d_bias);
+    variable_list gradients(7);
+    if (ctx->needs_input_grad(0)) gradients[0] = d_x;
+    if (needs_d_weight) gradients[1] = d_weight.to(weight.scalar_type());
+    if (needs_d_bias) gradients[2] = d_bias.to(bias.scalar_type());
+    return gradients;
+  }
+};
+
+/// Frozen statistics need no inverse for relu (or slope 0): d_y vanishes wherever z says nothing about y. Any other
+/// activation that is not invertible would give wrong gradients.
+void check_frozen_gradients(const Tensor& x, const Tensor& weight, const Tensor& bias, const ActivationSpec& spec) {
+  const auto needs_grad = [](const Tensor& t) { return t.defined() && t.requires_grad(); };
+  if (!at::GradMode::is_enabled() || !(needs_grad(x) || needs_grad(weight) || needs_grad(bias))) return;
+  const bool elu = spec.kind == Activation::kELU;
+  if (elu ? spec.param > 0 : (spec.kind != Activation::kLeakyReLU || spec.param >= 0)) return;
+  TORCH_CHECK(false,
+              "inplace_abn: ", elu ? "alpha of elu must be above 0" : "the slope of leaky_relu must not be below 0",
+              " where gradients are wanted, got ", spec.param, ": run under torch::NoGradGuard, or use ABN");
+}
+
+}  // namespace
+
+ActivationSpec parse_activation(const std::string& name, double param) {
+  if (name == "leaky_relu") return {Activation::kLeakyReLU, param};
+  if (name == "elu") return {Activation::kELU, param};
+  if (name == "identity" || name == "none") return {Activation::kIdentity, param};
+  if (name == "relu") return {Activation::kReLU, param};
+  TORCH_CHECK_VALUE(false, "activation must be \"leaky_relu\", \"elu\", \"identity\" or \"relu\", got \"", name, "\"");
+}
+
+std::string activation_name(Activation activation) {
+  switch (activation) {
+    case Activation::kLeakyReLU:
+      return "leaky_relu";
+    case Activation::kELU:
+      return "elu";
+    case Activation::kReLU:
+      return "relu";
+    case Activation::kIdentity:
+      break;
+  }
+  return "identity";
+}
+
+Tensor inplace_abn(Tensor x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+                   const Tensor& running_var, const Tensor& num_batches_tracked, const InPlaceABNFuncOptions& options) {
+  TORCH_CHECK(x.defined(), "inplace_abn: x is undefined: pass a tensor of shape [N, C, ...]");
+  if (!options.training) {
+    TORCH_CHECK(running_mean.defined() && running_var.defined(),
+                "inplace_abn: evaluation (training = false) needs running_mean and running_var");
+    check_frozen_gradients(x, weight, bias, options.activation);
+  }
+  return InPlaceABNFunction::apply(x, weight, bias, running_mean, running_var, num_batches_tracked, options);
+}
+
+}  // namespace iabn::nn
