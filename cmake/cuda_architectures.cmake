@@ -10,6 +10,7 @@ function(iabn_parse_arch_list arch_list output)
   set(name_Hopper 9.0)
   set(name_Blackwell 10.0 12.0)
   string(REGEX REPLACE "[ ,;]+" ";" entries "${arch_list}")
+  list(REMOVE_ITEM entries "")
   set(result "")
   foreach(entry IN LISTS entries)
     string(REGEX REPLACE "\\+PTX$" "" base "${entry}")
@@ -20,12 +21,18 @@ function(iabn_parse_arch_list arch_list output)
     endif()
     foreach(number IN LISTS numbers)
       if(NOT number MATCHES "^([0-9]+)\\.([0-9])(a?)$")
-        message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST: \"${entry}\" is neither a compute capability such as 9.0 or 9.0+PTX "
-                            "nor one of Turing, Ampere, Ada, Hopper, Blackwell")
+        message(
+          FATAL_ERROR
+          "TORCH_CUDA_ARCH_LIST: \"${entry}\" is neither a compute capability such as 9.0 or 9.0+PTX "
+          "nor one of Turing, Ampere, Ada, Hopper, Blackwell"
+        )
       endif()
       set(arch "${CMAKE_MATCH_1}${CMAKE_MATCH_2}${CMAKE_MATCH_3}")
       if("${CMAKE_MATCH_1}${CMAKE_MATCH_2}" LESS 75)
-        message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST: \"${entry}\" is older than 7.5, the oldest that CUDA 13 compiles for")
+        message(
+          FATAL_ERROR
+          "TORCH_CUDA_ARCH_LIST: \"${entry}\" is older than 7.5, the oldest that CUDA 13 compiles for"
+        )
       endif()
       if(entry MATCHES "\\+PTX$")
         list(APPEND result "${arch}")
@@ -34,6 +41,9 @@ function(iabn_parse_arch_list arch_list output)
       endif()
     endforeach()
   endforeach()
+  if(NOT result)
+    message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST names no architecture: give numbers such as \"8.0;9.0+PTX\" or names")
+  endif()
   list(REMOVE_DUPLICATES result)
   set(${output} "${result}" PARENT_SCOPE)
 endfunction()

@@ -70,10 +70,16 @@ struct ELU {
   IABN_HOST_DEVICE A forward(A y) const { return y > A(0) ? y : alpha * expm1_(y); }
   IABN_HOST_DEVICE A inverse(A z) const {
     if (z > A(0)) return z;
-    const A y = log1p_(z * inverse_alpha);
+    const A ratio = z * inverse_alpha;
+    if (ratio <= A(-1)) return inverse_floor;  // z was rounded to -alpha or past it, where log1p gives NaN
+    const A y = log1p_(ratio);
     return y < inverse_floor ? inverse_floor : y;  // a NaN stays a NaN
   }
-  IABN_HOST_DEVICE A derivative(A z) const { return z > A(0) ? A(1) : z + alpha; }
+  IABN_HOST_DEVICE A derivative(A z) const {
+    if (z > A(0)) return A(1);
+    const A d = z + alpha;
+    return d < A(0) ? A(0) : d;
+  }
 
  private:
   static IABN_HOST_DEVICE A expm1_(A v) {

@@ -18,26 +18,31 @@ std::optional<Tensor> optional(const Tensor& tensor) {
   return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
 }
 
+/// Running statistics: tensors, but no inputs of the autograd node.
+struct Running {
+  const Tensor &mean, &var, &num_batches_tracked;
+};
+
 /// Backward keeps z (x's storage, marked dirty, so that PyTorch's version counter catches misuse), var, weight, bias.
 class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                        const Tensor& running_mean, const Tensor& running_var, const Tensor& num_batches_tracked,
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& weight,
+                        const std::optional<Tensor>& bias, const Running& running,
                         const InPlaceABNFuncOptions& options) {
     at::AutoDispatchBelowADInplaceOrView guard;
     const auto activation = static_cast<int64_t>(options.activation.kind);
     const auto gamma = static_cast<int64_t>(options.gamma);
-    Tensor var = running_var;
+    Tensor var = running.var;
     if (options.training) {
-      std::tie(std::ignore, var) = ops::abn_forward_(
-          x, optional(weight), optional(bias), optional(running_mean), optional(running_var),
-          optional(num_batches_tracked), options.momentum, options.eps, activation, options.activation.param, gamma);
+      std::tie(std::ignore, var) = ops::abn_forward_(x, weight, bias, optional(running.mean), optional(running.var),
+                                                     optional(running.num_batches_tracked), options.momentum,
+                                                     options.eps, activation, options.activation.param, gamma);
     } else {
-      ops::abn_apply_(x, running_mean, running_var, optional(weight), optional(bias), options.eps, activation,
-                      options.activation.param, gamma);
+      ops::abn_apply_(x, running.mean, running.var, weight, bias, options.eps, activation, options.activation.param,
+                      gamma);
     }
     ctx->mark_dirty({x});
-    ctx->save_for_backward({x, var, weight, bias});
+    ctx->save_for_backward({x, var, weight.value_or(Tensor()), bias.value_or(Tensor())});
     ctx->saved_data["training"] = options.training;
     ctx->saved_data["eps"] = options.eps;
     ctx->saved_data["activation"] = activation;
@@ -52,15 +57,16 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
                 "(BatchNorm, then the activation, not in place)");
     const variable_list saved = ctx->get_saved_variables();
     const Tensor &z = saved[0], &var = saved[1], &weight = saved[2], &bias = saved[3];
+    // Edges are numbered over the defined inputs only.
     const bool needs_d_weight = weight.defined() && ctx->needs_input_grad(1);
-    const bool needs_d_bias = bias.defined() && ctx->needs_input_grad(2);
+    const bool needs_d_bias = bias.defined() && ctx->needs_input_grad(weight.defined() ? 2 : 1);
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [d_x, d_weight, d_bias] =
         ops::abn_backward(z, d_outputs[0], var, optional(weight), optional(bias), ctx->saved_data["training"].toBool(),
                           ctx->saved_data["eps"].toDouble(), ctx->saved_data["activation"].toInt(),
                           ctx->saved_data["activation_param"].toDouble(), ctx->saved_data["gamma"].toInt(),
                           ctx->needs_input_grad(0), needs_d_weight || needs_d_bias);
-    variable_list gradients(7);
+    variable_list gradients(5);  // one for each argument of forward
     if (ctx->needs_input_grad(0)) gradients[0] = d_x;
     if (needs_d_weight) gradients[1] = d_weight.to(weight.scalar_type());
     if (needs_d_bias) gradients[2] = d_bias.to(bias.scalar_type());
@@ -112,7 +118,8 @@ Tensor inplace_abn(Tensor x, const Tensor& weight, const Tensor& bias, const Ten
                 "inplace_abn: evaluation (training = false) needs running_mean and running_var");
     check_frozen_gradients(x, weight, bias, options.activation);
   }
-  return InPlaceABNFunction::apply(x, weight, bias, running_mean, running_var, num_batches_tracked, options);
+  return InPlaceABNFunction::apply(x, optional(weight), optional(bias),
+                                   Running{running_mean, running_var, num_batches_tracked}, options);
 }
 
 }  // namespace iabn::nn

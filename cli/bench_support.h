@@ -1,0 +1,54 @@
+#pragma once
+
+// What the measurements share: time on a device, spread, bandwidth, and the committed form of a row.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+namespace iabn::cli {
+
+struct Spread {
+  double p20 = 0, p50 = 0, p80 = 0;
+};
+
+/// Percentiles with linear interpolation; `samples` must not be empty.
+Spread spread(std::vector<double> samples);
+
+/// Milliseconds of each of `actions`, one after the other. On a GPU between two events on the stream, with enough work
+/// queued in front that the host is always ahead: the time of the device, not of the host's calls.
+std::vector<double> time_each(c10::Device device, const std::vector<std::function<void()>>& actions);
+
+/// Bytes per second (read and written) of copying buffers far larger than any cache; median of several copies.
+double copy_bandwidth(c10::Device device);
+
+/// Columns of a row of benchmarks/results/*.csv that are the same for all rows of a run.
+struct Machine {
+  std::string gpu;  // on the CPU: the model of the CPU and the number of threads
+  std::string driver, torch, git_sha, date;
+};
+
+Machine describe_machine(c10::Device device);
+std::string cpu_model();
+
+/// Collects rows and writes them at the end, replacing the file.
+class CsvRows {
+ public:
+  CsvRows(Machine machine, std::string case_name) : machine_(std::move(machine)), case_(std::move(case_name)) {}
+
+  /// The columns variant, shape, dtype, layout, pass, metric, p20, p50, p80, unit.
+  void add(const std::string& variant, const std::string& shape, const std::string& dtype, const std::string& layout,
+           const std::string& pass, const std::string& metric, const Spread& value, const std::string& unit);
+  void write(const std::string& path) const;
+
+ private:
+  Machine machine_;
+  std::string case_;
+  std::string text_;
+};
+
+}  // namespace iabn::cli

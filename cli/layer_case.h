@@ -1,0 +1,55 @@
+#pragma once
+
+// One shape, dtype and layout of `iabn bench layer`: the tensors, and both variants of the layer on them.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include "iabn/activation.h"
+
+namespace iabn::cli {
+
+/// Milliseconds, one entry per buffer and round.
+struct LayerTimes {
+  std::vector<double> forward, backward;
+
+  void append(const LayerTimes& other);
+  std::vector<double> both() const;
+};
+
+/// In units of one tensor of the case's shape.
+struct LayerMemory {
+  double held = 0;           // after forward, the input's own storage included
+  double backward_peak = 0;  // beyond what backward finds: z, d_z, and x where it is kept
+};
+
+class LayerCase {
+ public:
+  /// Throws std::invalid_argument for a text that is no shape, dtype or layout.
+  LayerCase(std::string shape, std::string dtype, std::string layout, c10::Device device,
+            const std::string& activation, double activation_param);
+
+  /// One round over enough buffers to exceed the caches; inputs are prepared outside the timed regions.
+  LayerTimes measure(bool ours) const;
+  LayerMemory memory(bool ours) const;
+  int64_t bytes() const;  // of one tensor
+
+  std::string shape, dtype, layout;
+
+ private:
+  struct Parameters;
+  at::Tensor random_tensor() const;
+  at::Tensor forward(bool ours, at::Tensor x, Parameters& parameters) const;
+
+  std::vector<int64_t> sizes_;
+  c10::ScalarType scalar_type_;
+  c10::MemoryFormat format_;
+  c10::Device device_;
+  ActivationSpec activation_;
+};
+
+}  // namespace iabn::cli

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# test.sh [CTEST ARGUMENTS...]: builds, then runs the C++ tests and, where there are any, the Python tests.
+# The GPU tests run where the machine has a GPU (preset cuda) and nowhere else; there, a missing device fails them.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+dev/setup.sh
+dev/fetch_fashion_mnist.sh
+preset=$(default_preset)
+dev/build.sh "$preset"
+if [ -d tests/python ]; then
+  python -m pytest -q tests/python
+fi
+ctest --preset "$preset" "$@"

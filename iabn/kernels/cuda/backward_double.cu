@@ -1,0 +1,5 @@
+#include "iabn/kernels/cuda/backward.cuh"
+
+namespace iabn::kernels::cuda {
+IABN_INSTANTIATE_BACKWARD(double);
+}

@@ -1,0 +1,5 @@
+#include "iabn/kernels/cuda/forward.cuh"
+
+namespace iabn::kernels::cuda {
+IABN_INSTANTIATE_FORWARD(float);
+}

@@ -1,0 +1,35 @@
+#pragma once
+
+// What every network of the registry has in common.
+
+#include <cstdint>
+#include <string>
+
+#include <torch/nn/module.h>
+
+#include "iabn/nn/functional.h"
+
+namespace iabn::models {
+
+struct NetworkOptions {
+  /// "standard" (BatchNorm, then activation) or "inplace" (InPlace-ABN): see iabn::nn::make_norm_act.
+  std::string norm_mode = "standard";
+  /// "relu", "leaky_relu", "elu" or "identity", with its slope or alpha.
+  std::string activation = "relu";
+  double activation_param = 0.01;
+  /// How a norm layer's weight counts; legacy is for norm_mode "inplace".
+  nn::GammaMode gamma = nn::GammaMode::kSigned;
+  /// 0: no classifier, forward returns the last feature map.
+  int64_t classes = 1000;
+  int64_t input_channels = 3;
+  /// Channels of the first module; each further module doubles them.
+  int64_t width = 16;
+};
+
+class Network : public torch::nn::Module {
+ public:
+  /// x: [N, input_channels, H, W]; returns [N, classes], or [N, C, H', W'] where classes is 0.
+  virtual torch::Tensor forward(torch::Tensor x) = 0;
+};
+
+}  // namespace iabn::models

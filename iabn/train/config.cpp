@@ -1,0 +1,177 @@
+#include "iabn/train/config.h"
+
+#include <cmath>
+#include <fstream>
+
+#include "iabn/data/error.h"
+#include "iabn/models/registry.h"
+#include "iabn/models/weight_init.h"
+#include "iabn/train/config_section.h"
+
+namespace iabn::train {
+namespace {
+
+void check_at_least(const ConfigSection& section, const char* key, int64_t value, int64_t least) {
+  if (value < least) section.fail(key, "must be at least " + std::to_string(least) + ", got " + std::to_string(value));
+}
+
+// Written so that a NaN fails, too.
+void check_not_negative(const ConfigSection& section, const char* key, double value) {
+  if (!(value >= 0) || std::isinf(value)) section.fail(key, "must be 0 or more, got " + std::to_string(value));
+}
+
+void check_architecture(const ConfigSection& section, const std::string& arch) {
+  const auto names = models::network_names();
+  if (std::find(names.begin(), names.end(), arch) != names.end()) return;
+  section.fail("arch", "\"" + arch + "\" is not in this version of iabn" + did_you_mean(arch, names) +
+                           "; it has " + join(names));
+}
+
+NetworkConfig read_network(ConfigSection section) {
+  NetworkConfig network;
+  section.read("arch", network.arch);
+  section.read_choice("activation", network.activation, {"relu", "leaky_relu", "elu", "identity"});
+  section.read("activation_param", network.activation_param);
+  section.read("input_3x3", network.input_3x3);
+  section.read_choice("bn_mode", network.bn_mode, {"standard", "inplace", "sync"});
+  section.read("classes", network.classes);
+  section.read_number_or_list("dilation", network.dilation);
+  section.read("weight_gain_multiplier", network.weight_gain_multiplier);
+  section.read_choice("weight_init", network.weight_init, models::weight_init_names());
+  section.read("width", network.width);
+  section.read_choice("gamma", network.gamma, {"signed", "legacy"});
+  section.check_unknown();
+
+  check_architecture(section, network.arch);
+  if (network.bn_mode == "sync") {
+    section.fail("bn_mode", "\"sync\" is not supported yet by this version of iabn; use inplace (one device)");
+  }
+  if (network.bn_mode == "inplace") {
+    if (network.activation == "relu") {
+      section.fail("activation", "relu cannot be inverted, so bn_mode inplace cannot train it; use leaky_relu or elu");
+    }
+    if (network.activation != "identity" && !(network.activation_param > 0)) {
+      section.fail("activation_param", "must be above 0 with bn_mode inplace, got " +
+                                           std::to_string(network.activation_param));
+    }
+  } else if (network.gamma == "legacy") {
+    section.fail("gamma", "\"legacy\" needs bn_mode inplace");
+  }
+  for (const int64_t dilation : network.dilation) {
+    if (dilation != 1) section.fail("dilation", network.arch + " has no dilation, so it must be 1");
+  }
+  check_at_least(section, "classes", network.classes, 1);
+  check_at_least(section, "width", network.width, 1);
+  check_not_negative(section, "weight_gain_multiplier", network.weight_gain_multiplier);
+  return network;
+}
+
+ScheduleConfig read_schedule(ConfigSection section) {
+  ScheduleConfig schedule;
+  section.read_choice("type", schedule.type, {"constant", "step", "multistep", "exponential", "linear"});
+  section.read_choice("mode", schedule.mode, {"epoch", "step"});
+  section.read("epochs", schedule.epochs);
+  check_at_least(section, "epochs", schedule.epochs, 1);
+  ConfigSection params = section.section("params");
+  const auto require = [&](const char* key, bool needed) {
+    if (!params.has(key) && needed) params.fail(key, "is required by the schedule type " + schedule.type);
+  };
+  require("step_size", schedule.type == "step");
+  require("gamma", schedule.type == "exponential");
+  require("milestones", schedule.type == "multistep");
+  require("alpha", schedule.type == "linear");
+  require("beta", schedule.type == "linear");
+  params.read("step_size", schedule.params.step_size);
+  params.read("gamma", schedule.params.gamma);
+  params.read("milestones", schedule.params.milestones);
+  params.read("alpha", schedule.params.alpha);
+  params.read("beta", schedule.params.beta);
+  if (schedule.type == "step") check_at_least(params, "step_size", schedule.params.step_size, 1);
+  check_not_negative(params, "gamma", schedule.params.gamma);
+  params.check_unknown();
+  section.check_unknown();
+  return schedule;
+}
+
+OptimizerConfig read_optimizer(ConfigSection section) {
+  OptimizerConfig optimizer;
+  section.read("batch_size", optimizer.batch_size);
+  section.read_choice("type", optimizer.type, {"SGD", "Adam"});
+  section.read("momentum", optimizer.momentum);
+  section.read("weight_decay", optimizer.weight_decay);
+  section.read("clip", optimizer.clip);
+  section.read("learning_rate", optimizer.learning_rate);
+  section.read("classifier_lr", optimizer.classifier_lr);
+  section.read("nesterov", optimizer.nesterov);
+  optimizer.schedule = read_schedule(section.section("schedule"));
+  section.check_unknown();
+
+  check_at_least(section, "batch_size", optimizer.batch_size, 1);
+  check_not_negative(section, "momentum", optimizer.momentum);
+  check_not_negative(section, "weight_decay", optimizer.weight_decay);
+  check_not_negative(section, "clip", optimizer.clip);
+  check_not_negative(section, "learning_rate", optimizer.learning_rate);
+  if (optimizer.classifier_lr != -1) check_not_negative(section, "classifier_lr", optimizer.classifier_lr);
+  if (optimizer.nesterov && optimizer.type == "SGD" && optimizer.momentum == 0) {
+    section.fail("nesterov", "needs a momentum above 0");
+  }
+  return optimizer;
+}
+
+data::InputOptions read_input(ConfigSection section) {
+  data::InputOptions input;
+  std::string augmentation{data::to_string(input.augmentation)};
+  section.read("channels", input.channels);
+  section.read_choice("augmentation", augmentation, {"random_resized_crop", "pad_crop", "flip", "none"});
+  section.read("padding", input.padding);
+  section.read("scale_train", input.scale_train);
+  section.read("crop_train", input.crop_train);
+  section.read("color_jitter_train", input.color_jitter_train);
+  section.read("lighting_train", input.lighting_train);
+  section.read("scale_val", input.scale_val);
+  section.read("crop_val", input.crop_val);
+  section.read("mean", input.mean);
+  section.read("std", input.std);
+  section.check_unknown();
+  try {
+    input.augmentation = data::augmentation_from_string(augmentation);
+    input.validate();
+  } catch (const data::DataError& error) {
+    throw ConfigError(error.what());
+  }
+  return input;
+}
+
+}  // namespace
+
+Config parse_config(const nlohmann::json& json) {
+  ConfigSection section(json, "");
+  Config config;
+  config.network = read_network(section.section("network"));
+  config.optimizer = read_optimizer(section.section("optimizer"));
+  config.input = read_input(section.section("input"));
+  section.read("seed", config.seed);
+  section.read("channels_last", config.channels_last);
+  section.check_unknown();
+  check_at_least(section, "seed", config.seed, 0);
+  return config;
+}
+
+Config load_config(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  if (!file || std::filesystem::is_directory(path)) {
+    throw ConfigError(path.string() + ": cannot be read as a configuration file");
+  }
+  try {
+    return parse_config(nlohmann::json::parse(file));
+  } catch (const nlohmann::json::exception& error) {
+    // The library's texts begin with "[json.exception.parse_error.101] ".
+    const std::string text = error.what();
+    const size_t end = text.find("] ");
+    throw ConfigError(path.string() + ": " + (end == std::string::npos ? text : text.substr(end + 2)));
+  } catch (const ConfigError& error) {
+    throw ConfigError(path.string() + ": " + error.what());
+  }
+}
+
+}  // namespace iabn::train

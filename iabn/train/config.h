@@ -1,0 +1,81 @@
+#pragma once
+
+// The JSON configuration of a training run: three sections, each field named as its key, each initial value the
+// default. Keys marked (added) are not in the original package's schema; their defaults keep its meaning.
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "iabn/data/options.h"
+
+namespace iabn::train {
+
+/// What is wrong with a configuration, in one line that names the key's path ("network.classes").
+class ConfigError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct NetworkConfig {
+  std::string arch = "resnet101";   // see models/registry.h
+  std::string activation = "relu";  // relu, leaky_relu, elu, identity
+  double activation_param = 0.01;   // slope of leaky_relu, alpha of elu
+  bool input_3x3 = false;           // stem of 3x3 convolutions; networks that always have one ignore it
+  std::string bn_mode = "standard";  // standard, inplace
+  int64_t classes = 1000;
+  std::vector<int64_t> dilation = {1};  // one number for all modules, or a list
+  double weight_gain_multiplier = 1;
+  std::string weight_init = "xavier_normal";  // see models/weight_init.h
+  int64_t width = 16;                         // (added) channels of the first module of preact_resnet*
+  std::string gamma = "signed";               // (added) signed, or legacy for bn_mode inplace: see nn/functional.h
+};
+
+struct ScheduleConfig {
+  std::string type = "constant";  // constant, step, multistep, exponential, linear: see schedule.h
+  std::string mode = "epoch";     // epoch, step: what t counts
+  int64_t epochs = 10;
+  struct Params {
+    int64_t step_size = 0;                                    // of step; required there
+    double gamma = 0.1;                                       // of step, multistep; required in exponential
+    std::vector<int64_t> milestones;                          // of multistep; required there
+    double alpha = std::numeric_limits<double>::quiet_NaN();  // of linear; required there
+    double beta = std::numeric_limits<double>::quiet_NaN();
+  } params;
+};
+
+struct OptimizerConfig {
+  int64_t batch_size = 256;  // of the whole job
+  std::string type = "SGD";  // SGD, Adam
+  double momentum = 0.9;     // SGD
+  double weight_decay = 1e-4;
+  double clip = 1.0;  // largest norm of all gradients together; 0 = off
+  double learning_rate = 0.1;
+  double classifier_lr = -1;  // of parameters whose name has "fc"; -1 = learning_rate
+  bool nesterov = false;
+  ScheduleConfig schedule;
+};
+
+struct Config {
+  NetworkConfig network;
+  OptimizerConfig optimizer;
+  data::InputOptions input;
+  int64_t seed = 0;            // (added) of the weights, the order of the images and their augmentation
+  bool channels_last = false;  // (added) memory format of the network and its input
+};
+
+/// Throws ConfigError for an unknown key (naming the nearest known one), a wrong type, or a value out of range.
+Config parse_config(const nlohmann::json& json);
+
+/// parse_config of a file; every error text begins with the path.
+Config load_config(const std::filesystem::path& path);
+
+/// All keys with their values, defaults included: parse_config(to_json(c)) gives c.
+nlohmann::json to_json(const Config& config);
+
+}  // namespace iabn::train

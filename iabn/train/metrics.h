@@ -1,0 +1,38 @@
+#pragma once
+
+// Loss and accuracy over many batches.
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+namespace iabn::train {
+
+struct Metrics {
+  double loss = 0;  // mean per image
+  double top1 = 0;  // percent
+  double top5 = 0;
+  int64_t images = 0;
+};
+
+/// Sums stay on the device until values() is called, so adding a batch never waits for a GPU.
+class MetricSums {
+ public:
+  explicit MetricSums(c10::Device device);
+
+  /// loss: mean over the batch, []; logits: [B, classes]; labels: [B].
+  void add(const at::Tensor& loss, const at::Tensor& logits, const at::Tensor& labels);
+  Metrics values() const;
+
+  /// For snapshots: float64 [3] on the CPU (sums of loss, top-1 hits, top-5 hits), and the number of images.
+  at::Tensor sums() const;
+  int64_t images() const { return images_; }
+  void restore(const at::Tensor& sums, int64_t images);
+
+ private:
+  at::Tensor sums_;
+  int64_t images_ = 0;
+};
+
+}  // namespace iabn::train

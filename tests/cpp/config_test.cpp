@@ -1,0 +1,195 @@
+// The configuration: defaults, every message, and the learning-rate schedules by hand.
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "iabn/models/nearest.h"
+#include "iabn/train/config.h"
+#include "iabn/train/schedule.h"
+
+namespace iabn::train {
+namespace {
+
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+// The smallest configuration that this version accepts.
+json small() { return {{"network", {{"arch", "preact_resnet8"}}}}; }
+
+std::string error_of(const json& config) {
+  try {
+    parse_config(config);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string error_with(const char* pointer, const json& value) {
+  json config = small();
+  config[json::json_pointer(pointer)] = value;
+  return error_of(config);
+}
+
+TEST(Config, DefaultsAreThoseOfTheSchema) {
+  const Config config = parse_config(small());
+  EXPECT_EQ(config.network.activation, "relu");
+  EXPECT_EQ(config.network.bn_mode, "standard");
+  EXPECT_EQ(config.network.classes, 1000);
+  EXPECT_EQ(config.network.weight_init, "xavier_normal");
+  EXPECT_EQ(config.optimizer.batch_size, 256);
+  EXPECT_EQ(config.optimizer.type, "SGD");
+  EXPECT_EQ(config.optimizer.clip, 1.0);
+  EXPECT_EQ(config.optimizer.weight_decay, 1e-4);
+  EXPECT_EQ(config.optimizer.classifier_lr, -1);
+  EXPECT_EQ(config.optimizer.schedule.type, "constant");
+  EXPECT_EQ(config.optimizer.schedule.epochs, 10);
+  EXPECT_EQ(config.input.crop_train, 224);
+  EXPECT_EQ(config.input.scale_val, 256);
+  EXPECT_EQ(config.input.channels, 3);
+  EXPECT_EQ(config.seed, 0);
+}
+
+TEST(Config, TheDefaultArchitectureIsNamedAsMissing) {
+  EXPECT_THAT(error_of(json::object()), AllOf(StartsWith("network.arch: \"resnet101\" is not in this version"),
+                                              HasSubstr("it has preact_resnet8, preact_resnet14, preact_resnet20")));
+}
+
+TEST(Config, WritingAndReadingGivesTheSame) {
+  json config = small();
+  config["network"]["dilation"] = 1;
+  config["optimizer"] = {{"schedule", {{"type", "multistep"}, {"params", {{"milestones", {3, 5}}, {"gamma", 0.2}}}}}};
+  const json once = to_json(parse_config(config));
+  EXPECT_EQ(to_json(parse_config(once)), once);
+  EXPECT_EQ(once["optimizer"]["schedule"]["params"]["milestones"], json({3, 5}));
+}
+
+TEST(Config, UnknownKeysAreNamedWithTheNearest) {
+  EXPECT_EQ(error_with("/network/actvation", "relu").substr(0, 65),
+            "network.actvation: unknown key (did you mean \"activation\"?); known");
+  EXPECT_THAT(error_with("/optimiser", json::object()),
+              HasSubstr("optimiser: unknown key (did you mean \"optimizer\"?)"));
+  EXPECT_THAT(error_with("/optimizer/schedule/params/stepsize", 3),
+              HasSubstr("optimizer.schedule.params.stepsize: unknown key (did you mean \"step_size\"?)"));
+  EXPECT_THAT(error_with("/input/crop_tran", 28),
+              HasSubstr("input.crop_tran: unknown key (did you mean \"crop_train\"?)"));
+  EXPECT_THAT(error_with("/network/zzzzzzzz", 1), HasSubstr("network.zzzzzzzz: unknown key; known here: arch, "));
+}
+
+TEST(Config, WrongTypesAreNamed) {
+  EXPECT_EQ(error_with("/network/classes", "10"), "network.classes: must be an integer, got \"10\" (string)");
+  EXPECT_EQ(error_with("/network/classes", 10.5), "network.classes: must be an integer, got 10.5 (number)");
+  EXPECT_EQ(error_with("/network/arch", 8), "network.arch: must be a string, got 8 (integer)");
+  EXPECT_EQ(error_with("/optimizer/nesterov", 1), "optimizer.nesterov: must be true or false, got 1 (integer)");
+  EXPECT_EQ(error_with("/optimizer/learning_rate", "fast"),
+            "optimizer.learning_rate: must be a number, got \"fast\" (string)");
+  EXPECT_EQ(error_with("/optimizer", 3), "optimizer: must be an object {...}, got 3 (integer)");
+  EXPECT_EQ(error_with("/input/mean", 0.5), "input.mean: must be a list [...], got 0.5 (number)");
+  EXPECT_EQ(error_with("/input/mean", {0.5, "x", 0.5}), "input.mean[1]: must be a number, got \"x\" (string)");
+  EXPECT_EQ(error_with("/network/dilation", {1, true}), "network.dilation[1]: must be an integer, got true (boolean)");
+}
+
+TEST(Config, ValuesOutOfRangeAreNamed) {
+  EXPECT_EQ(error_with("/network/classes", 0), "network.classes: must be at least 1, got 0");
+  EXPECT_EQ(error_with("/optimizer/batch_size", 0), "optimizer.batch_size: must be at least 1, got 0");
+  EXPECT_THAT(error_with("/optimizer/learning_rate", -1), HasSubstr("optimizer.learning_rate: must be 0 or more"));
+  EXPECT_THAT(error_with("/optimizer/type", "sgd"),
+              HasSubstr("optimizer.type: must be one of SGD, Adam, got \"sgd\" (did you mean \"SGD\"?)"));
+  EXPECT_THAT(error_with("/network/weight_init", "xavier"), HasSubstr("must be one of xavier_normal"));
+  EXPECT_THAT(error_with("/network/dilation", 2), HasSubstr("network.dilation: preact_resnet8 has no dilation"));
+  EXPECT_THAT(error_with("/input/crop_train", 0), HasSubstr("crop_train"));
+  EXPECT_THAT(error_with("/input/std", {0.2, 0.2}), HasSubstr("std"));
+  EXPECT_EQ(error_with("/seed", -1), "seed: must be at least 0, got -1");
+}
+
+TEST(Config, WhatCannotBeTrainedInPlaceIsRefused) {
+  json config = small();
+  config["network"]["bn_mode"] = "inplace";
+  EXPECT_THAT(error_of(config), HasSubstr("network.activation: relu cannot be inverted"));
+  config["network"]["activation"] = "leaky_relu";
+  EXPECT_EQ(error_of(config), "no error");
+  config["network"]["activation_param"] = 0;
+  EXPECT_THAT(error_of(config), HasSubstr("network.activation_param: must be above 0"));
+  EXPECT_THAT(error_with("/network/bn_mode", "sync"), HasSubstr("network.bn_mode: \"sync\" is not supported yet"));
+  EXPECT_THAT(error_with("/network/gamma", "legacy"), HasSubstr("network.gamma: \"legacy\" needs bn_mode inplace"));
+  EXPECT_THAT(error_with("/network/arch", "preact_resnet9"), HasSubstr("did you mean \"preact_resnet8\"?"));
+}
+
+TEST(Config, SchedulesNameTheParameterTheyMiss) {
+  EXPECT_EQ(error_with("/optimizer/schedule/type", "step"),
+            "optimizer.schedule.params.step_size: is required by the schedule type step");
+  EXPECT_THAT(error_with("/optimizer/schedule/type", "linear"), HasSubstr("params.alpha: is required"));
+  EXPECT_THAT(error_with("/optimizer/schedule/type", "multistep"), HasSubstr("params.milestones: is required"));
+  EXPECT_THAT(error_with("/optimizer/schedule/type", "exponential"), HasSubstr("params.gamma: is required"));
+  EXPECT_THAT(error_with("/optimizer/schedule/type", "cosine"), HasSubstr("must be one of constant, step"));
+}
+
+TEST(Config, FilesThatAreNotJsonSayWhere) {
+  const auto path = std::filesystem::path(testing::TempDir()) / "broken_config.json";
+  std::ofstream(path) << "{\"network\": {\"arch\": }}";
+  try {
+    load_config(path);
+    FAIL() << "no error";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), AllOf(StartsWith(path.string() + ": "), HasSubstr("line 1, column 22")));
+  }
+  EXPECT_THROW(load_config(path.string() + ".missing"), ConfigError);
+  EXPECT_THROW(load_config(testing::TempDir()), ConfigError);
+}
+
+TEST(Config, TheDemoConfigurationIsRead) {
+  const Config config = load_config("configs/fashion_mnist_demo.json");
+  EXPECT_EQ(config.network.bn_mode, "inplace");
+  EXPECT_EQ(config.network.classes, 10);
+}
+
+ScheduleConfig schedule(const char* type, const char* mode, double gamma) {
+  ScheduleConfig result;
+  result.type = type;
+  result.mode = mode;
+  result.params.gamma = gamma;
+  return result;
+}
+
+TEST(Schedule, ValuesByHand) {
+  EXPECT_EQ(schedule_factor(schedule("constant", "epoch", 0.1), 7, 700), 1.0);
+  ScheduleConfig step = schedule("step", "epoch", 0.1);
+  step.params.step_size = 30;
+  EXPECT_DOUBLE_EQ(schedule_factor(step, 29, 0), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(step, 30, 0), 0.1);
+  EXPECT_DOUBLE_EQ(schedule_factor(step, 89, 0), 0.01);
+  ScheduleConfig multistep = schedule("multistep", "epoch", 0.5);
+  multistep.params.milestones = {2, 4};
+  EXPECT_DOUBLE_EQ(schedule_factor(multistep, 1, 0), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(multistep, 2, 0), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(multistep, 9, 0), 0.25);
+  EXPECT_DOUBLE_EQ(schedule_factor(schedule("exponential", "epoch", 0.9), 2, 99), 0.81);
+}
+
+TEST(Schedule, ModeStepCountsStepsOfTheWholeRun) {
+  EXPECT_DOUBLE_EQ(schedule_factor(schedule("exponential", "step", 0.9), 2, 3), 0.729);
+  ScheduleConfig linear = schedule("linear", "step", 0);
+  linear.params.alpha = -2.222e-6;
+  linear.params.beta = 1.0;
+  EXPECT_DOUBLE_EQ(schedule_factor(linear, 0, 0), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(linear, 0, 225000), 1.0 - 0.49995);
+  EXPECT_EQ(schedule_factor(linear, 0, 1000000), 0.0) << "below 0 the optimiser would climb";
+}
+
+TEST(Nearest, FindsTypingErrorsAndNothingElse) {
+  EXPECT_EQ(nearest("trian", {"train", "bench", "doctor"}), "train");
+  EXPECT_EQ(nearest("SGDD", {"SGD", "Adam"}), "SGD");
+  EXPECT_EQ(nearest("quux", {"train", "bench", "doctor"}), "");
+  EXPECT_EQ(nearest("x", {}), "");
+}
+
+}  // namespace
+}  // namespace iabn::train

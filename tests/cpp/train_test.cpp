@@ -1,0 +1,246 @@
+// Training, snapshots and the memory meter, on a data set small enough to train in seconds.
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <torch/torch.h>
+
+#include "iabn/train/build.h"
+#include "iabn/train/csv_log.h"
+#include "iabn/train/memory_meter.h"
+#include "iabn/train/snapshot.h"
+#include "iabn/train/trainer.h"
+#include "tests/cpp/train_support.h"
+
+namespace iabn::train {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::HasSubstr;
+
+class Training : public testing::Test {
+ protected:
+  Training() : folder_("train_test"), data_(folder_.path() / "data") { test::write_idx_dataset(data_, 192, 40); }
+
+  TrainOptions options(const char* run) const {
+    TrainOptions result;
+    result.data = data_;
+    result.log_dir = folder_.path() / run;
+    result.device = "cpu";
+    return result;
+  }
+
+  static TrainResult run(Config config, const TrainOptions& options, int64_t epochs) {
+    config.optimizer.schedule.epochs = epochs;
+    return train::train(config, options);
+  }
+
+  test::TemporaryFolder folder_;
+  fs::path data_;
+};
+
+TEST_F(Training, LearnsAndLogs) {
+  const TrainOptions run_options = options("learns");
+  const TrainResult result = run(test::small_config("inplace"), run_options, 3);
+  EXPECT_EQ(result.interrupted_by, 0);
+  EXPECT_GT(result.best_top1, 80);  // chance is 33
+  EXPECT_NEAR(last_validation_accuracy(run_options.log_dir / "log.csv"), result.top1, 1e-3);
+  EXPECT_TRUE(fs::exists(run_options.log_dir / "best.pt"));
+}
+
+TEST_F(Training, ResumedRunEqualsStraightRunBitForBit) {
+  for (const char* optimizer : {"SGD", "Adam"}) {
+    SCOPED_TRACE(optimizer);
+    Config config = test::small_config("inplace");
+    config.optimizer.type = optimizer;
+    config.optimizer.learning_rate = 0.01;
+    config.optimizer.classifier_lr = 0.02;
+    const TrainOptions straight = options((std::string("straight") + optimizer).c_str());
+    TrainOptions resumed = options((std::string("resumed") + optimizer).c_str());
+    run(config, straight, 2);
+    run(config, resumed, 1);
+    resumed.resume = resumed.log_dir / "checkpoint.pt";
+    run(config, resumed, 2);
+    test::expect_same_snapshot(config, straight.log_dir / "checkpoint.pt", resumed.log_dir / "checkpoint.pt");
+    EXPECT_EQ(test::log_without_seconds(straight.log_dir), test::log_without_seconds(resumed.log_dir));
+  }
+}
+
+TEST_F(Training, ARunThatExistsIsNotOverwritten) {
+  const TrainOptions run_options = options("exists");
+  run(test::small_config("inplace"), run_options, 1);
+  try {
+    run(test::small_config("inplace"), run_options, 1);
+    FAIL() << "no error";
+  } catch (const SnapshotError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("exists: add --resume"), HasSubstr("or choose another --log-dir")));
+  }
+}
+
+TEST_F(Training, SnapshotsOfAnotherConfigurationAreRefusedByKey) {
+  TrainOptions run_options = options("other");
+  const Config config = test::small_config("inplace");
+  run(config, run_options, 1);
+  run_options.resume = run_options.log_dir / "checkpoint.pt";
+  const auto refusal = [&](const Config& other) -> std::string {
+    try {
+      run(other, run_options, 2);
+    } catch (const SnapshotError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  Config other = config;
+  other.network.width = 8;
+  other.optimizer.learning_rate = 1;
+  EXPECT_THAT(refusal(other), HasSubstr("another configuration: network.width is 4 there, 8 here"));
+  other = config;
+  other.network.bn_mode = "standard";
+  EXPECT_THAT(refusal(other), HasSubstr("network.bn_mode is \"inplace\" there, \"standard\" here"));
+  other = config;
+  other.optimizer.momentum = 0.5;
+  EXPECT_THAT(refusal(other), HasSubstr("optimizer.momentum is 0.9 there, 0.5 here"));
+  test::write_idx_dataset(data_, 160, 40);
+  EXPECT_THAT(refusal(config), HasSubstr("was trained on 192 images, the folder holds 160"));
+}
+
+TEST_F(Training, DamagedSnapshotsGiveAClearError) {
+  TrainOptions run_options = options("damaged");
+  const Config config = test::small_config("inplace");
+  run(config, run_options, 1);
+  const fs::path good = run_options.log_dir / "checkpoint.pt", bad = folder_.path() / "bad.pt";
+  run_options.resume = bad;
+  const auto error_text = [&]() -> std::string {
+    try {
+      run(config, run_options, 2);
+    } catch (const SnapshotError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_THAT(error_text(), HasSubstr("bad.pt: there is no such file"));
+  const auto size = fs::file_size(good);
+  for (const auto kept : {size - 1, size / 2, size / 100, decltype(size){0}}) {
+    fs::copy_file(good, bad, fs::copy_options::overwrite_existing);
+    fs::resize_file(bad, kept);
+    EXPECT_THAT(error_text(), HasSubstr("bad.pt: is not a complete snapshot (truncated or damaged)")) << kept;
+  }
+  torch::save(torch::ones(3), bad.string());
+  EXPECT_THAT(error_text(), HasSubstr("bad.pt: is not a snapshot of iabn"));
+}
+
+TEST_F(Training, DivergenceStopsTheRun) {
+  Config config = test::small_config("standard");
+  config.optimizer.learning_rate = 1e30;
+  config.optimizer.clip = 0;
+  try {
+    run(config, options("diverges"), 3);
+    FAIL() << "no error";
+  } catch (const DivergedError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("training has diverged"), HasSubstr("optimizer.learning_rate")));
+  }
+}
+
+TEST_F(Training, TheNumberOfClassesMustFit) {
+  Config config = test::small_config("inplace");
+  config.network.classes = 10;
+  try {
+    run(config, options("classes"), 1);
+    FAIL() << "no error";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("network.classes: is 10"), HasSubstr("has 3 classes")));
+  }
+}
+
+TEST(TrainOptimizerTest, ClassifierHasItsOwnRateAndBothFollowTheSchedule) {
+  Config config = test::small_config("standard");
+  config.optimizer.learning_rate = 0.2;
+  config.optimizer.classifier_lr = 0.05;
+  const auto network = build_network(config, torch::kCPU);
+  TrainOptimizer optimizer(config.optimizer, *network);
+  optimizer.scale_learning_rates(0.5);
+  const auto& groups = optimizer.impl().param_groups();
+  ASSERT_EQ(groups.size(), 2u);
+  EXPECT_DOUBLE_EQ(groups[0].options().get_lr(), 0.1);
+  EXPECT_DOUBLE_EQ(groups[1].options().get_lr(), 0.025);
+  EXPECT_EQ(groups[1].params().size(), 2u);  // classifier.fc.weight and bias
+}
+
+TEST(TrainOptimizerTest, ClipBoundsTheNormOfAllGradients) {
+  Config config = test::small_config("standard");
+  config.optimizer.clip = 1.0;
+  const auto network = build_network(config, torch::kCPU);
+  TrainOptimizer optimizer(config.optimizer, *network);
+  optimizer.scale_learning_rates(0);
+  for (auto& parameter : network->parameters()) parameter.mutable_grad() = torch::ones_like(parameter);
+  optimizer.step();
+  double squares = 0;
+  for (const auto& parameter : network->parameters()) squares += parameter.grad().pow(2).sum().item<double>();
+  EXPECT_NEAR(std::sqrt(squares), 1.0, 1e-4);
+}
+
+TEST(BuildNetwork, TheSeedDecidesTheWeights) {
+  Config config = test::small_config("inplace");
+  const auto a = build_network(config, torch::kCPU), b = build_network(config, torch::kCPU);
+  config.seed = 1;
+  const auto c = build_network(config, torch::kCPU);
+  EXPECT_TRUE(torch::equal(a->parameters()[0], b->parameters()[0]));
+  EXPECT_FALSE(torch::equal(a->parameters()[0], c->parameters()[0]));
+}
+
+TEST(MemoryMeterTest, CountsAllocationsFreesAndThePeak) {
+  MemoryMeter meter(torch::kCPU);
+  const int64_t start = meter.current();
+  {
+    const torch::Tensor a = torch::empty({1000}, torch::kFloat);
+    EXPECT_EQ(meter.current() - start, 4000);
+    {
+      const torch::Tensor b = torch::empty({500}, torch::kDouble);
+      EXPECT_EQ(meter.current() - start, 8000);
+    }
+    EXPECT_EQ(meter.current() - start, 4000);
+    EXPECT_EQ(meter.peak() - start, 8000);
+    meter.reset_peak();
+    EXPECT_EQ(meter.peak() - start, 4000);
+  }
+  EXPECT_EQ(meter.current(), start);
+}
+
+TEST(MemoryMeterTest, SeesFreesOnOtherThreadsAndAfterItsEnd) {
+  torch::Tensor survivor;
+  {
+    MemoryMeter meter(torch::kCPU);
+    EXPECT_THROW(MemoryMeter second(torch::kCPU), std::logic_error);
+    torch::Tensor a = torch::ones(256);
+    std::thread([moved = std::move(a)]() mutable { moved.reset(); }).join();
+    EXPECT_EQ(meter.current(), 0);
+    survivor = torch::ones(256);
+  }
+  EXPECT_EQ(survivor.sum().item<float>(), 256);  // its memory outlives the meter
+  survivor.reset();
+  MemoryMeter again(torch::kCPU);
+  EXPECT_EQ(again.current(), 0);
+}
+
+// Memory is the product: a block in training holds half of what standard BatchNorm holds.
+TEST(MemoryMeterTest, InPlaceNetworkHoldsAtMostFiftyFivePercent) {
+  const auto held = [](const char* mode) {
+    MemoryMeter meter(torch::kCPU);
+    Config config = test::small_config(mode);
+    config.network.width = 16;
+    const auto network = build_network(config, torch::kCPU);
+    const auto x = torch::randn({32, 1, 28, 28});
+    const int64_t before = meter.current();
+    const auto output = network->forward(x);
+    return meter.current() - before;
+  };
+  const double ratio = static_cast<double>(held("inplace")) / static_cast<double>(held("standard"));
+  EXPECT_LE(ratio, 0.55);
+  EXPECT_GE(ratio, 0.45);
+}
+
+}  // namespace
+}  // namespace iabn::train
