@@ -1,7 +1,7 @@
 // iabn bench layer: InPlaceABN beside ATen's batch_norm + in-place activation, same process, rounds interleaved.
 //
-// Byte model, one pass = one tensor's bytes at the copy bandwidth of this run: forward 3 passes (statistics read x; apply
-// reads x and writes z), backward 5 (reduce reads z and d_z; apply reads both and writes d_x).
+// Byte model, one pass = one tensor's bytes at the copy bandwidth of this run: forward 3 passes (statistics read x;
+// apply reads x and writes z), backward 5 (reduce reads z and d_z; apply reads both and writes d_x).
 
 #include <cstdio>
 #include <memory>
@@ -40,8 +40,7 @@ void report_pass(const Report& report, const LayerCase& layer, const char* pass,
     const double pass_ms = 1e3 * bytes / report.bandwidth;
     const double gigabytes = model_passes * bytes / ms.p50 / 1e6;
     std::printf("  %-14s %-10s %9.3f ms (%.3f - %.3f) %7.2f passes %8.1f GB/s %5.0f %% of copy%s\n", pass, variant,
-                ms.p50, ms.p20, ms.p80, ms.p50 / pass_ms, gigabytes, 1e11 * gigabytes / report.bandwidth,
-                end.c_str());
+                ms.p50, ms.p20, ms.p80, ms.p50 / pass_ms, gigabytes, 1e11 * gigabytes / report.bandwidth, end.c_str());
     const auto row = [&](const char* metric, double scale, const char* unit) {
       // Of a rate, the fast times are the high values.
       const Spread value = scale > 0 ? Spread{ms.p20 * scale, ms.p50 * scale, ms.p80 * scale}
@@ -75,8 +74,7 @@ void run_case(const LayerCase& layer, int rounds, const Report& report) {
               ours_memory.held, aten_memory.held, ours_memory.backward_peak, aten_memory.backward_peak);
   const auto memory_rows = [&](const char* variant, const LayerMemory& memory) {
     const auto row = [&](const char* pass, const char* metric, double value) {
-      report.rows->add(variant, layer.shape, layer.dtype, layer.layout, pass, metric, {value, value, value},
-                       "tensors");
+      report.rows->add(variant, layer.shape, layer.dtype, layer.layout, pass, metric, {value, value, value}, "tensors");
     };
     row("forward", "held", memory.held);
     row("backward", "peak", memory.backward_peak);
@@ -118,8 +116,9 @@ int run_bench_layer(Arguments arguments) {
 void add_bench_layer(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("layer", "Time and memory of one layer, beside ATen's batch_norm");
-  command->add_option("--shapes", arguments->shapes,
-                      "Shapes, e.g. 32x64x56x56,8x256x28x28; the default depends on the device")
+  command
+      ->add_option("--shapes", arguments->shapes,
+                   "Shapes, e.g. 32x64x56x56,8x256x28x28; the default depends on the device")
       ->delimiter(',');
   command->add_option("--dtypes", arguments->dtypes, "float32, float64, bfloat16, float16")
       ->delimiter(',')

@@ -1,7 +1,7 @@
 // iabn bench network: the network of a configuration with standard BatchNorm and with InPlace-ABN, side by side.
 //
-// held: bytes allocated after forward minus before it. peak: the most bytes over a whole training step, minus before it.
-// Before = weights, momentum and the input, so they are in neither. Bytes are counted by the allocator.
+// held: bytes allocated after forward minus before it. peak: the most bytes over a whole training step, minus before
+// it. Before = weights, momentum and the input, so they are in neither. Bytes are counted by the allocator.
 
 #include <cstdio>
 #include <filesystem>
@@ -152,15 +152,17 @@ int run_bench_network(const Arguments& arguments) {
   measure_time(config, device, arguments.steps, standard, in_place);
 
   const std::string device_name = describe_machine(device).gpu;
-  std::printf("%s, batch of %ld images %ldx%ldx%ld, on %s\n", config.network.arch.c_str(),
-              config.optimizer.batch_size, config.input.channels, config.input.crop_train, config.input.crop_train,
-              device_name.c_str());
+  std::printf("%s, batch of %ld images %ldx%ldx%ld, on %s\n", config.network.arch.c_str(), config.optimizer.batch_size,
+              config.input.channels, config.input.crop_train, config.input.crop_train, device_name.c_str());
   if (accuracy) std::printf("test accuracy of the trained network: %.2f %%\n", 100 * *accuracy);
   print_table(standard, in_place);
   if (arguments.result.empty()) return kOk;
-  nlohmann::json figures = {{"held_bytes_standard", standard.held},       {"held_bytes_inplace", in_place.held},
-                            {"peak_bytes_standard", standard.peak},       {"peak_bytes_inplace", in_place.peak},
-                            {"step_ms_standard", standard.step_ms.p50},   {"step_ms_inplace", in_place.step_ms.p50},
+  nlohmann::json figures = {{"held_bytes_standard", standard.held},
+                            {"held_bytes_inplace", in_place.held},
+                            {"peak_bytes_standard", standard.peak},
+                            {"peak_bytes_inplace", in_place.peak},
+                            {"step_ms_standard", standard.step_ms.p50},
+                            {"step_ms_inplace", in_place.step_ms.p50},
                             {"device", device.type() == c10::kCPU ? "cpu: " + device_name : "cuda: " + device_name}};
   if (accuracy) figures["test_accuracy"] = *accuracy;
   merge_result(arguments.result, figures);

@@ -133,9 +133,9 @@ Machine describe_machine(c10::Device device) {
 void CsvRows::add(const std::string& variant, const std::string& shape, const std::string& dtype,
                   const std::string& layout, const std::string& pass, const std::string& metric, const Spread& value,
                   const std::string& unit) {
-  for (const std::string& field : {case_, variant, shape, dtype, layout, pass, metric, number(value.p20),
-                                   number(value.p50), number(value.p80), unit, machine_.gpu, machine_.driver,
-                                   machine_.torch, machine_.git_sha}) {
+  for (const std::string& field :
+       {case_, variant, shape, dtype, layout, pass, metric, number(value.p20), number(value.p50), number(value.p80),
+        unit, machine_.gpu, machine_.driver, machine_.torch, machine_.git_sha}) {
     text_ += without_commas(field) + ",";
   }
   text_ += machine_.date + "\n";

@@ -6,10 +6,10 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <CLI/CLI.hpp>
 #include <link.h>
 #include <torch/cuda.h>
 #include <torch/version.h>
+#include <CLI/CLI.hpp>
 
 #include "cli/bench_support.h"
 #include "cli/commands.h"

@@ -107,8 +107,8 @@ at::Tensor LayerCase::forward(bool ours, at::Tensor x, Parameters& parameters) c
     return nn::inplace_abn(std::move(x), parameters.weight, parameters.bias, parameters.running_mean,
                            parameters.running_var, parameters.count, options);
   }
-  at::Tensor y = at::batch_norm(x, parameters.weight, parameters.bias, parameters.running_mean,
-                                parameters.running_var, /*training=*/true, kMomentum, kEps, /*cudnn_enabled=*/true);
+  at::Tensor y = at::batch_norm(x, parameters.weight, parameters.bias, parameters.running_mean, parameters.running_var,
+                                /*training=*/true, kMomentum, kEps, /*cudnn_enabled=*/true);
   if (activation_.kind == Activation::kLeakyReLU) return at::leaky_relu_(y, activation_.param);
   return activation_.kind == Activation::kELU ? at::elu_(y, activation_.param) : y;
 }
@@ -126,8 +126,8 @@ LayerTimes LayerCase::measure(bool ours) const {
   for (size_t i = 0; i < count; ++i) {
     forwards.emplace_back([&, i] { outputs[i] = forward(ours, std::move(inputs[i]), parameters); });
     backwards.emplace_back([&, i] {
-      const auto gradients = torch::autograd::grad({outputs[i]}, {leaves[i], parameters.weight, parameters.bias},
-                                                   {d_outputs[i]});
+      const auto gradients =
+          torch::autograd::grad({outputs[i]}, {leaves[i], parameters.weight, parameters.bias}, {d_outputs[i]});
       outputs[i].reset();
     });
   }
@@ -150,8 +150,7 @@ LayerMemory LayerCase::memory(bool ours) const {
   const int64_t before = meter.current();
   memory.held = static_cast<double>(before - start) / unit;
   meter.reset_peak();
-  const auto gradients =
-      torch::autograd::grad({z}, {leaf, parameters.weight, parameters.bias}, {d_output});
+  const auto gradients = torch::autograd::grad({z}, {leaf, parameters.weight, parameters.bias}, {d_output});
   memory.backward_peak = static_cast<double>(meter.peak() - before) / unit;
   return memory;
 }

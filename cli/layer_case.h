@@ -30,8 +30,8 @@ struct LayerMemory {
 class LayerCase {
  public:
   /// Throws std::invalid_argument for a text that is no shape, dtype or layout.
-  LayerCase(std::string shape, std::string dtype, std::string layout, c10::Device device,
-            const std::string& activation, double activation_param);
+  LayerCase(std::string shape, std::string dtype, std::string layout, c10::Device device, const std::string& activation,
+            double activation_param);
 
   /// One round over enough buffers to exceed the caches; inputs are prepared outside the timed regions.
   LayerTimes measure(bool ours) const;

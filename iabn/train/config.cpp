@@ -23,8 +23,8 @@ void check_not_negative(const ConfigSection& section, const char* key, double va
 void check_architecture(const ConfigSection& section, const std::string& arch) {
   const auto names = models::network_names();
   if (std::find(names.begin(), names.end(), arch) != names.end()) return;
-  section.fail("arch", "\"" + arch + "\" is not in this version of iabn" + did_you_mean(arch, names) +
-                           "; it has " + join(names));
+  section.fail("arch", "\"" + arch + "\" is not in this version of iabn" + did_you_mean(arch, names) + "; it has " +
+                           join(names));
 }
 
 NetworkConfig read_network(ConfigSection section) {
@@ -51,8 +51,8 @@ NetworkConfig read_network(ConfigSection section) {
       section.fail("activation", "relu cannot be inverted, so bn_mode inplace cannot train it; use leaky_relu or elu");
     }
     if (network.activation != "identity" && !(network.activation_param > 0)) {
-      section.fail("activation_param", "must be above 0 with bn_mode inplace, got " +
-                                           std::to_string(network.activation_param));
+      section.fail("activation_param",
+                   "must be above 0 with bn_mode inplace, got " + std::to_string(network.activation_param));
     }
   } else if (network.gamma == "legacy") {
     section.fail("gamma", "\"legacy\" needs bn_mode inplace");

@@ -23,10 +23,10 @@ class ConfigError : public std::runtime_error {
 };
 
 struct NetworkConfig {
-  std::string arch = "resnet101";   // see models/registry.h
-  std::string activation = "relu";  // relu, leaky_relu, elu, identity
-  double activation_param = 0.01;   // slope of leaky_relu, alpha of elu
-  bool input_3x3 = false;           // stem of 3x3 convolutions; networks that always have one ignore it
+  std::string arch = "resnet101";    // see models/registry.h
+  std::string activation = "relu";   // relu, leaky_relu, elu, identity
+  double activation_param = 0.01;    // slope of leaky_relu, alpha of elu
+  bool input_3x3 = false;            // stem of 3x3 convolutions; networks that always have one ignore it
   std::string bn_mode = "standard";  // standard, inplace
   int64_t classes = 1000;
   std::vector<int64_t> dilation = {1};  // one number for all modules, or a list

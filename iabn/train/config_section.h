@@ -37,8 +37,9 @@ class ConfigSection {
   /// A list, or one value that stands for a list of one.
   template <class T>
   void read_number_or_list(const std::string& key, std::vector<T>& target) {
-    if (has(key)) target = json_.at(key).is_array() ? convert<std::vector<T>>(key, json_.at(key))
-                                                    : std::vector<T>{convert<T>(key, json_.at(key))};
+    if (has(key))
+      target = json_.at(key).is_array() ? convert<std::vector<T>>(key, json_.at(key))
+                                        : std::vector<T>{convert<T>(key, json_.at(key))};
   }
 
   /// read(), and the value must be one of `choices`.

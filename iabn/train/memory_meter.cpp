@@ -89,7 +89,7 @@ class CountingAllocator final : public c10::Allocator {
   int64_t peak_ = 0;
 };
 
-int64_t aggregate(const c10::CachingAllocator::StatArray& stats, int64_t c10::CachingAllocator::Stat::* field) {
+int64_t aggregate(const c10::CachingAllocator::StatArray& stats, int64_t c10::CachingAllocator::Stat::*field) {
   return stats[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].*field;
 }
 

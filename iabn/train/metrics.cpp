@@ -14,8 +14,8 @@ void MetricSums::add(const at::Tensor& loss, const at::Tensor& logits, const at:
   const int64_t k = std::min<int64_t>(5, logits.size(1));
   const at::Tensor best = std::get<1>(logits.detach().topk(k, 1));  // [B, k], most likely first
   const at::Tensor hits = best.eq(labels.unsqueeze(1));
-  sums_ += at::stack({loss.detach().to(at::kDouble) * count, hits.select(1, 0).sum().to(at::kDouble),
-                      hits.sum().to(at::kDouble)});
+  sums_ += at::stack(
+      {loss.detach().to(at::kDouble) * count, hits.select(1, 0).sum().to(at::kDouble), hits.sum().to(at::kDouble)});
   images_ += count;
 }
 

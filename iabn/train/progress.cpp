@@ -37,8 +37,7 @@ std::string progress_line(const ProgressState& state, int bar_width) {
     bar.resize(static_cast<size_t>(bar_width), ' ');
     line += "[" + bar + "] ";
   }
-  return line + format("%" PRId64 "/%" PRId64 " | %.0f images/s | ", state.step, state.steps,
-                       state.images_per_second) +
+  return line + format("%" PRId64 "/%" PRId64 " | %.0f images/s | ", state.step, state.steps, state.images_per_second) +
          duration(state.seconds_left) +
          format(" left | data %.0f %% | loss %.4f | top1 %.2f %%", 100 * state.wait_share, state.loss, state.top1);
 }

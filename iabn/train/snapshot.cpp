@@ -4,11 +4,11 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/Generator.h>
-#include <nlohmann/json.hpp>
 #include <torch/nn/module.h>
 #include <torch/optim/optimizer.h>
 #include <torch/serialize/input-archive.h>
 #include <torch/serialize/output-archive.h>
+#include <nlohmann/json.hpp>
 
 #include "iabn/train/version.h"
 

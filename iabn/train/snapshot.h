@@ -1,7 +1,7 @@
 #pragma once
 
-// A training run on disk, complete enough that a resumed run repeats the uninterrupted one bit for bit (on the CPU, with
-// the same number of threads).
+// A training run on disk, complete enough that a resumed run repeats the uninterrupted one bit for bit (on the CPU,
+// with the same number of threads).
 
 #include <cstdint>
 #include <filesystem>

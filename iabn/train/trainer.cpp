@@ -119,11 +119,10 @@ TrainResult Run::train() {
   for (const auto& parameter : network_->parameters()) weights += parameter.numel();
   progress_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
                   std::to_string(weights) + " weights) on " + device_.str() + ", " +
-                  std::to_string(state_.train_images) + " training and " +
-                  std::to_string(val_data_->dataset().size()) + " validation images");
+                  std::to_string(state_.train_images) + " training and " + std::to_string(val_data_->dataset().size()) +
+                  " validation images");
   if (options_.resume) {
-    progress_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " +
-                    std::to_string(state_.step));
+    progress_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " + std::to_string(state_.step));
   }
   TrainResult result;
   while (state_.epoch < optimizer_config_.schedule.epochs && result.interrupted_by == 0) {

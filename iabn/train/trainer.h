@@ -17,8 +17,8 @@ struct TrainOptions {
   std::filesystem::path log_dir;  // checkpoint.pt, best.pt, log.csv; made where missing
   /// Snapshot to continue; nullopt begins a new run, which log_dir must not hold already.
   std::optional<std::filesystem::path> resume;
-  std::string device = "auto";  // see choose_device
-  int64_t workers = 2;          // threads that prepare data
+  std::string device = "auto";    // see choose_device
+  int64_t workers = 2;            // threads that prepare data
   int64_t print_frequency = 100;  // steps between two lines where stdout is no terminal
 };
 
@@ -34,9 +34,9 @@ class DivergedError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Trains for config.optimizer.schedule.epochs epochs, evaluating after each; writes checkpoint.pt after every epoch and
-/// on SIGINT or SIGTERM (after the step at hand), best.pt after every evaluation that is the best so far, and a row of
-/// log.csv per epoch. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError, data::DataError,
+/// Trains for config.optimizer.schedule.epochs epochs, evaluating after each; writes checkpoint.pt after every epoch
+/// and on SIGINT or SIGTERM (after the step at hand), best.pt after every evaluation that is the best so far, and a row
+/// of log.csv per epoch. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError, data::DataError,
 /// DivergedError, std::invalid_argument (device).
 TrainResult train(const Config& config, const TrainOptions& options);
 

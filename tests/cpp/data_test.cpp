@@ -10,7 +10,6 @@
 #include "data_support.h"
 #include "iabn/data/dataset.h"
 #include "iabn/data/error.h"
-#include "iabn/data/options.h"
 
 namespace iabn::data::test {
 namespace {

@@ -3,8 +3,8 @@
 //
 // Note [Tolerances]. u is the unit roundoff of the storage type (half its epsilon), a that of the accumulation type.
 // Forward: z = act(gamma*(x - mean)*rstd + beta) is stored once (u*|z|); in front of that some kOperations roundings of
-// the accumulation type act on terms of size |gamma|*(|x_hat| + |mean|*rstd + 1) + |beta|; the 1 is the error of the
-// mean in units of the spread, from the additions behind it.
+// the accumulation type act on terms of size |gamma|*(|x_hat| + |mean|*rstd) + |beta|, and the mean itself is off by
+// kGrowth*a spreads from the additions behind it.
 // Backward starts from z rounded to the storage type, so y carries an error e = u*|z|/act'(y) per element; `Bound`
 // carries e through the sums and the formula of d_x to first order, plus kGrowth*a for what sums of up to 2048 terms
 // per lane accumulate (a random walk: sqrt(2048) = 45). Everything is doubled for the second-order terms.
@@ -245,8 +245,9 @@ Oracle forward_oracle(const Problem<T>& p, const double* mean = nullptr, const d
       o.x_hat[i] = double(offset(i) - mean_offset) * rstd;
       o.y[i] = gamma * o.x_hat[i] + beta;
       o.z[i] = act_forward(p.activation, o.y[i]);
-      const double terms = std::abs(gamma) * (std::abs(o.x_hat[i]) + std::abs(mu) * rstd + 1) + std::abs(beta);
-      o.z_bound[i] = u * std::abs(o.z[i]) + kOperations * a * terms + smallest_step<T>();
+      const double terms = std::abs(gamma) * (std::abs(o.x_hat[i]) + std::abs(mu) * rstd) + std::abs(beta);
+      o.z_bound[i] =
+          u * std::abs(o.z[i]) + a * (kOperations * terms + kGrowth * std::abs(gamma)) + smallest_step<T>();
     });
   }
   return o;

@@ -114,7 +114,8 @@ TYPED_TEST(CudaKernelsContract, GraphReplayEqualsEager) {
 
 TYPED_TEST(CudaKernelsContract, EmptyTensorsGiveZeroSums) {
   for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast}) {
-    for (const Shape& shape : {Shape{0, 5, 7, layout}, Shape{3, 5, 0, layout}, Shape{3, 0, 7, layout}}) {
+    for (const Shape& shape :
+         {Shape{0, 5, 7, layout}, Shape{3, 5, 0, layout}, Shape{40, 5, 0, layout}, Shape{3, 0, 7, layout}}) {
       const Problem<TypeParam> p(shape, kLeaky);
       Run<TypeParam> run(p);
       run.forward();

@@ -158,7 +158,7 @@ void launch_reduce(const T* z, const T* d_z, const Shape& shape, const Affine<ac
                    const ActivationSpec& activation, const BackwardResult<accumulate_t<T>>& result,
                    accumulate_t<T>* partial, cudaStream_t stream) {
   if (shape.c == 0) return;
-  const View view = make_view<T>(shape, {z, d_z});
+  const View view = make_view<T>(shape, {z, d_z}, LaunchPolicy::kFoldBackwardReduceBelow);
   const Walk walk = backward_reduce_walk<T>(view, multiprocessors());
   if (walk.blocks() > 0) {
     with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
@@ -178,7 +178,7 @@ void launch_backward_apply(const T* z, const T* d_z, T* d_x, const Shape& shape,
                            const CoefficientSource<accumulate_t<T>>& source, const Affine<accumulate_t<T>>& affine,
                            const ActivationSpec& activation, cudaStream_t stream) {
   if (!d_x || shape.numel() == 0) return;
-  const View view = make_view<T>(shape, {z, d_z, d_x});
+  const View view = make_view<T>(shape, {z, d_z, d_x}, LaunchPolicy::kFoldBelow);
   const Walk walk = backward_apply_walk<T>(view, multiprocessors());
   with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
     with_compiled_activation<T>(activation, [&](const auto& act) {

@@ -139,7 +139,7 @@ template <class T>
 void launch_statistics(const T* x, const Shape& shape, const StatisticsResult<accumulate_t<T>>& result,
                        accumulate_t<T>* partial, cudaStream_t stream) {
   if (shape.c == 0) return;
-  const View view = make_view<T>(shape, {x});
+  const View view = make_view<T>(shape, {x}, LaunchPolicy::kFoldBelow);
   const Walk walk = statistics_walk<T>(view, multiprocessors());
   if (walk.blocks() > 0) {
     with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
@@ -156,7 +156,7 @@ void launch_apply(T* x, const Shape& shape, const accumulate_t<T>* mean, const a
                   const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation, int64_t* batches,
                   cudaStream_t stream) {
   if (shape.numel() == 0) return;
-  const View view = make_view<T>(shape, {x});
+  const View view = make_view<T>(shape, {x}, LaunchPolicy::kFoldBelow);
   const Walk walk = apply_walk<T>(view, multiprocessors());
   with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
     with_compiled_activation<T>(activation, [&](const auto& act) {

@@ -15,6 +15,7 @@
 
 namespace iabn::kernels::cuda {
 
+/// Measured on an H100 80GB with dev/ladder/cuda_two_pass_bench.cu: microseconds, forward + backward, bf16 unless said.
 struct LaunchPolicy {
   static constexpr int kThreads = 256;
   static constexpr int kVectorBytes = 16;
@@ -27,16 +28,25 @@ struct LaunchPolicy {
   static constexpr int kApplyBlocks = 4;
   static constexpr int kBackwardReduceBlocks = 2;
   static constexpr int kBackwardApplyBlocks = 3;
-  /// Channels last writes C partial results per split: one wave. Contiguous writes one per block: more, for balance.
+  /// Channels last writes C partial results per split, so one wave: [128,256,56,56] 230+365; two waves 241+371.
   static constexpr int kChannelsLastWaves = 1;
-  static constexpr int kContiguousWaves = 8;
-  /// The application has no partial results; blocks short enough to balance, long enough to pay for their start.
-  static constexpr int kApplyItems = 16;
+  /// Contiguous writes one per block, so more for balance: [128,512,28,28] 133+191; 8 waves 137+190, 16 136+192.
+  static constexpr int kContiguousWaves = 4;
+  /// 16-byte items of a thread in an application, which has no partial results: blocks short enough to balance, long
+  /// enough to pay for their start. [128,256,56,56] float32 contiguous 421+686; 16 items 425+690, 32 433+697.
+  static constexpr int kApplyItems = 8;
 
-  /// Contiguous tensors of at least so many rows are folded (walk.h): fewer would not pay for the C*S partial results.
-  static constexpr int64_t kFoldRows = 32;
+  /// Contiguous tensors with runs of narrow vectors are folded (walk.h) where they have at least so many rows; fewer do
+  /// not pay for the C*S partial results. [128,2048,7,7] 37+64, unfolded 60+78; [32,256,14,14] 16.4+21.7, unfolded
+  /// 14.9+17.8.
+  static constexpr int64_t kFoldRows = 64;
+  /// Bytes of the vectors below which it pays. The backward reduction writes twice the partial results:
+  /// [128,1024,14,14] (8-byte vectors) 68+115 with all four kernels folded, 89+109 with none.
+  static constexpr int kFoldBelow = 16;
+  static constexpr int kFoldBackwardReduceBelow = 8;
 
-  /// Vectors that a thread loads before it uses the first, of each input tensor.
+  /// Vectors that a thread loads before it uses the first, of each input tensor. Twice as many in backward, with two
+  /// blocks per multiprocessor: within noise at [128,256,56,56], 5 % slower at [128,2048,7,7].
   IABN_HOST_DEVICE static constexpr int forward_batch(int vector_bytes) { return vector_bytes == kVectorBytes ? 4 : 8; }
   IABN_HOST_DEVICE static constexpr int backward_batch(int vector_bytes) {
     return vector_bytes == kVectorBytes ? 2 : 4;
@@ -60,13 +70,15 @@ int vector_width(const Shape& shape, uintptr_t pointer_bits) {
   return width;
 }
 
+/// The view of a tensor behind these pointers; vectors narrower than `fold_below` bytes are avoided by folding.
 template <class T>
-View make_view(Shape shape, std::initializer_list<const void*> pointers) {
+View make_view(Shape shape, std::initializer_list<const void*> pointers, int fold_below) {
   uintptr_t bits = 0;
   for (const void* pointer : pointers) bits |= reinterpret_cast<uintptr_t>(pointer);
   if (shape.c == 1) shape = {1, 1, shape.n * shape.s, Layout::kContiguous};  // one run in either layout
   View view{shape, vector_width<T>(shape, bits), 1};
-  if (shape.layout == Layout::kChannelsLast || shape.c == 1 || shape.n < LaunchPolicy::kFoldRows || shape.s == 0) {
+  const bool wide = view.width * static_cast<int>(sizeof(T)) >= fold_below;
+  if (shape.layout == Layout::kChannelsLast || wide || shape.n < LaunchPolicy::kFoldRows || shape.numel() == 0) {
     return view;
   }
   const Shape folded{shape.n, shape.c * shape.s, 1, Layout::kChannelsLast};

@@ -48,9 +48,12 @@ size_t workspace_bytes(const Shape& shape) {
   const int sm_count = multiprocessors();
   int64_t numbers = 0;
   for (uintptr_t alignment = sizeof(T); alignment <= LaunchPolicy::kVectorBytes; alignment *= 2) {
-    const View view = make_view<T>(shape, {reinterpret_cast<const void*>(alignment)});
-    const int64_t forward = 2 * statistics_walk<T>(view, sm_count).splits * view.shape.c;
-    const int64_t backward = 4 * (shape.c + backward_reduce_walk<T>(view, sm_count).splits * view.shape.c);
+    const auto pointers = {reinterpret_cast<const void*>(alignment)};
+    const View forward_view = make_view<T>(shape, pointers, LaunchPolicy::kFoldBelow);
+    const View backward_view = make_view<T>(shape, pointers, LaunchPolicy::kFoldBackwardReduceBelow);
+    const int64_t forward = 2 * statistics_walk<T>(forward_view, sm_count).splits * forward_view.shape.c;
+    const int64_t backward =
+        4 * (shape.c + backward_reduce_walk<T>(backward_view, sm_count).splits * backward_view.shape.c);
     numbers = std::max({numbers, forward, backward});
   }
   return static_cast<size_t>(numbers) * sizeof(accumulate_t<T>);

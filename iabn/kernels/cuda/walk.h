@@ -6,7 +6,7 @@
 //   channels last  a column is one vector of neighbouring channels, its items are the N*S rows;
 //   contiguous     a column is one channel, its items are the vectors of its N runs of S elements.
 // A contiguous tensor with short runs that no wide vector divides (7x7, 14x14) is folded: its N rows of C*S elements
-// are walked as channels last, every position of a row as a column channel of its own. The partial results then are
+// are walked as channels last, every position of a row as a channel of its own. The partial results then are
 // those of C*S columns, and whoever reads them or needs coefficients divides by `fold`.
 //
 // A block owns a tile (columns side by side) and one split (a chunk of consecutive items); the threads of a column take
@@ -21,7 +21,7 @@ namespace iabn::kernels::cuda {
 
 struct Walk {
   int64_t channels = 0;      // C, or C*S where folded
-  int64_t fold = 1;          // columns channels per channel: S where folded
+  int64_t fold = 1;          // columns per channel: S where folded
   int64_t items = 0;         // per column
   int64_t chunk = 0;         // items per split; below 2^30, so that positions inside a chunk are 32-bit
   int64_t splits = 0;        // 0 for an empty tensor

@@ -1,0 +1,201 @@
+// The program as a user meets it: exit codes, messages, interruption, a full disk.
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include "iabn/train/csv_log.h"
+#include "tests/cpp/train_support.h"
+
+namespace iabn {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+class Program : public testing::Test {
+ protected:
+  Program() : folder_("cli_test") {
+    data_ = (folder_.path() / "data").string();
+    config_ = (folder_.path() / "config.json").string();
+    test::write_idx_dataset(data_, 3200, 64);
+    train::Config config = test::small_config("inplace");
+    config.optimizer.schedule.epochs = 2;
+    std::ofstream(config_) << to_json(config).dump();
+  }
+
+  // Starts IABN_PROGRAM with stdout and stderr in files; `limit` is the shell's `ulimit -f` (512-byte blocks), or "".
+  pid_t start(const std::vector<std::string>& arguments, const std::string& limit = "") const {
+    const pid_t child = ::fork();
+    if (child != 0) return child;
+    ::close(1);
+    ::open(out().c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    ::close(2);
+    ::open(err().c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    // An ignored SIGXFSZ makes a file over the limit an error of write, as on a full disk.
+    const std::string script = (limit.empty() ? "" : "trap '' XFSZ; ulimit -f " + limit + "; ") + "exec \"$0\" \"$@\"";
+    std::vector<const char*> words{"sh", "-c", script.c_str(), IABN_PROGRAM};
+    for (const auto& argument : arguments) words.push_back(argument.c_str());
+    words.push_back(nullptr);
+    ::execv("/bin/sh", const_cast<char* const*>(words.data()));
+    ::_exit(127);
+  }
+
+  static int wait(pid_t child) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+
+  int run(const std::vector<std::string>& arguments, const std::string& limit = "") const {
+    return wait(start(arguments, limit));
+  }
+
+  std::vector<std::string> train(const std::string& log_dir, std::vector<std::string> more = {}) const {
+    std::vector<std::string> arguments{"train", config_,     data_, "--log-dir",         log_dir, "--device",
+                                       "cpu",   "--threads", "1",   "--print-frequency", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+  std::string path(const char* name) const { return (folder_.path() / name).string(); }
+  std::string out() const { return path("stdout"); }
+  std::string err() const { return path("stderr"); }
+  std::string stdout_text() const { return test::read_file(out()); }
+  std::string stderr_text() const { return test::read_file(err()); }
+
+  // Waits until the running child has printed `text`.
+  bool wait_for(const std::string& text) const {
+    for (int i = 0; i < 6000; ++i) {
+      if (stdout_text().find(text) != std::string::npos) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+
+  test::TemporaryFolder folder_;
+  std::string data_, config_;
+};
+
+TEST_F(Program, HelpAndVersionEverywhere) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {}, {"train"}, {"bench"}, {"bench", "layer"}, {"bench", "network"}, {"doctor"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back("--help");
+    EXPECT_EQ(run(arguments), 0);
+    EXPECT_THAT(stdout_text(), AllOf(HasSubstr("Usage: iabn"), HasSubstr("--help"), HasSubstr("Exit codes")));
+    arguments.back() = "--version";
+    EXPECT_EQ(run(arguments), 0);
+    EXPECT_THAT(stdout_text(), testing::StartsWith("iabn "));
+  }
+}
+
+TEST_F(Program, AWrongCommandLineIsExitCodeTwo) {
+  EXPECT_EQ(run({"trian"}), 2);
+  EXPECT_THAT(stderr_text(),
+              HasSubstr("unknown command \"trian\" (did you mean \"train\"?); commands: train, bench, doctor"));
+  EXPECT_EQ(run({"train"}), 2);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("CONFIG is required"), HasSubstr("see iabn train --help")));
+  EXPECT_EQ(run({"bench", "layer", "--shapes", "32xx5"}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("\"32xx5\" is not a shape such as 32x64x56x56"));
+  EXPECT_EQ(run({"train", config_, data_, "--device", "tpu"}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("--device must be auto, cpu, cuda or cuda:N, got \"tpu\""));
+}
+
+TEST_F(Program, AWrongConfigurationIsExitCodeTwoAndNamesFileAndKey) {
+  std::ofstream(path("bad.json")) << R"({"network": {"arch": "preact_resnet8", "actvation": "relu"}})";
+  EXPECT_EQ(run({"train", path("bad.json"), data_}), 2);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("bad.json: network.actvation: unknown key"), HasSubstr("\"activation\"")));
+}
+
+TEST_F(Program, AMissingDataFolderIsExitCodeOneWithoutABacktrace) {
+  EXPECT_EQ(run({"train", config_, path("nothing"), "--log-dir", path("run")}), 1);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("iabn: error: "), HasSubstr(path("nothing")), Not(HasSubstr("frame #"))));
+}
+
+TEST_F(Program, InterruptionSavesAndTheResumedRunIsTheSame) {
+  ASSERT_EQ(run(train(path("straight"))), 0) << stderr_text();
+  for (const auto& [signal, code, when] :
+       {std::tuple{SIGINT, 130, "epoch 1/2 20/"}, std::tuple{SIGTERM, 143, "epoch 2/2 20/"}}) {
+    SCOPED_TRACE(when);
+    const std::string log_dir = path(signal == SIGINT ? "int" : "term");
+    const pid_t child = start(train(log_dir));
+    EXPECT_TRUE(wait_for(when));
+    ::kill(child, signal);
+    ASSERT_EQ(wait(child), code) << stderr_text();
+    EXPECT_THAT(stderr_text(), AllOf(HasSubstr("the state is saved"), HasSubstr("--resume " + log_dir)));
+    ASSERT_EQ(run(train(log_dir, {"--resume", log_dir + "/checkpoint.pt"})), 0) << stderr_text();
+    EXPECT_THAT(stdout_text(), HasSubstr("continuing after epoch "));
+    test::expect_same_snapshot(train::load_config(config_), path("straight") + "/checkpoint.pt",
+                               log_dir + "/checkpoint.pt");
+    EXPECT_EQ(test::log_without_seconds(path("straight")), test::log_without_seconds(log_dir));
+  }
+}
+
+TEST_F(Program, AFullDiskIsAnErrorAndTheOldSnapshotSurvives) {
+  ASSERT_EQ(run(train(path("run"), {"--epochs", "1"})), 0) << stderr_text();
+  const std::string checkpoint = path("run") + "/checkpoint.pt";
+  const std::string before = test::read_file(checkpoint);
+  EXPECT_EQ(run(train(path("run"), {"--resume", checkpoint, "--print-frequency", "1000"}), "40"), 1);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("cannot write " + checkpoint + ": writing: File too large"),
+                                   HasSubstr("the file that was there is unchanged")));
+  EXPECT_EQ(test::read_file(checkpoint), before);
+}
+
+TEST_F(Program, BenchNetworkWritesItsFiguresBesideTheAccuracyOfTheRun) {
+  ASSERT_EQ(run(train(path("run"), {"--epochs", "1"})), 0) << stderr_text();
+  std::ofstream(path("result.json")) << R"({"kept": 1})";
+  ASSERT_EQ(run({"bench", "network", config_, "--steps", "2", "--device", "cpu", "--accuracy-from", path("run"),
+                 "--result", path("result.json")}),
+            0)
+      << stderr_text();
+  EXPECT_THAT(stdout_text(), HasSubstr("activations held after forward"));
+  const auto result = nlohmann::json::parse(test::read_file(path("result.json")));
+  EXPECT_EQ(result.at("kept"), 1);
+  EXPECT_NEAR(result.at("test_accuracy").get<double>() * 100,
+              train::last_validation_accuracy(fs::path(path("run")) / "log.csv"), 1e-9);
+  EXPECT_GT(result.at("held_bytes_standard"), result.at("held_bytes_inplace"));
+  for (const char* key :
+       {"held_bytes_inplace", "peak_bytes_standard", "peak_bytes_inplace", "step_ms_standard", "step_ms_inplace"}) {
+    EXPECT_GT(result.at(key), 0) << key;
+  }
+  EXPECT_THAT(result.at("device").get<std::string>(), testing::StartsWith("cpu"));
+}
+
+TEST_F(Program, BenchLayerWritesRowsOfTheAgreedColumns) {
+  ASSERT_EQ(
+      run({"bench", "layer", "--shapes", "4x8x6x6", "--rounds", "2", "--device", "cpu", "--csv", path("rows.csv")}), 0)
+      << stderr_text();
+  std::istringstream rows(test::read_file(path("rows.csv")));
+  std::string line;
+  std::getline(rows, line);
+  EXPECT_EQ(line, "case,variant,shape,dtype,layout,pass,metric,p20,p50,p80,unit,gpu,driver,torch,git_sha,date");
+  int count = 0;
+  for (; std::getline(rows, line); ++count) EXPECT_EQ(std::count(line.begin(), line.end(), ','), 15) << line;
+  EXPECT_EQ(count, 4 * 2 * (3 * 3 + 2));  // dtype x layout, variants, passes x metrics, two of memory
+}
+
+TEST_F(Program, DoctorTestsTheLayer) {
+  EXPECT_EQ(run({"doctor"}), 0) << stdout_text();
+  EXPECT_THAT(stdout_text(),
+              AllOf(HasSubstr("self-test cpu      passed"), HasSubstr("LibTorch"), HasSubstr("libiabn_ops.so")));
+}
+
+}  // namespace
+}  // namespace iabn
