@@ -101,6 +101,7 @@ int run_bench_layer(Arguments arguments) {
   }
   const Machine machine = describe_machine(device);
   CsvRows rows(machine, "layer");
+  warn_if_busy();
   const double bandwidth = copy_bandwidth(device);
   std::printf("%s, LibTorch %s; copy bandwidth %.1f GB/s (read and write)\n", machine.gpu.c_str(),
               machine.torch.c_str(), bandwidth / 1e9);

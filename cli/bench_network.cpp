@@ -146,6 +146,7 @@ int run_bench_network(const Arguments& arguments) {
   if (!arguments.accuracy_from.empty()) {
     accuracy = train::last_validation_accuracy(std::filesystem::path(arguments.accuracy_from) / "log.csv") / 100;
   }
+  warn_if_busy();
   Figures standard, in_place;
   measure_memory(config, "standard", device, standard);
   measure_memory(config, "inplace", device, in_place);

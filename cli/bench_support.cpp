@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
+#include <thread>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -32,8 +34,8 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 std::vector<double> time_on_gpu(c10::Device device, const std::vector<std::function<void()>>& actions) {
   const c10::Stream stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-  static const at::Tensor from = at::empty({kLargeBytes}, at::TensorOptions(at::kByte).device(device));
-  static const at::Tensor to = at::empty_like(from);
+  const at::Tensor from = at::empty({kLargeBytes}, at::TensorOptions(at::kByte).device(device));
+  const at::Tensor to = at::empty_like(from);
   // About 0.4 ms of head start per action.
   for (size_t i = 0; i < 2 * actions.size(); ++i) to.copy_(from);
   std::vector<c10::Event> events;
@@ -96,11 +98,19 @@ std::vector<double> time_each(c10::Device device, const std::vector<std::functio
 }
 
 double copy_bandwidth(c10::Device device) {
-  // Float, because that is the copy LibTorch splits over the threads; zeros, so that every page is there.
-  const auto from = at::zeros({kLargeBytes / 4}, at::TensorOptions(at::kFloat).device(device));
+  // Float, because that is the copy LibTorch splits over the threads; zeros, so that every page is there. On a CPU one
+  // slice after the other: as short as the layer's own passes, so that a busy machine disturbs both alike, and evicted
+  // by the others before its turn comes again.
+  const int64_t slices = device.is_cpu() ? 8 : 1;
+  const auto from = at::zeros({slices, kLargeBytes / 4 / slices}, at::TensorOptions(at::kFloat).device(device));
   const auto to = at::zeros_like(from);
-  const auto times = time_each(device, std::vector<std::function<void()>>(12, [&] { to.copy_(from); }));
-  return 2 * kLargeBytes / (1e-3 * spread({times.begin() + 2, times.end()}).p50);
+  std::vector<std::function<void()>> copies;
+  for (int64_t i = 0; i < 4 * slices + 8; ++i) {
+    copies.emplace_back([&, i] { to[i % slices].copy_(from[i % slices]); });
+  }
+  const auto times = time_each(device, copies);
+  const double bytes = 2.0 * kLargeBytes / static_cast<double>(slices);
+  return bytes / (1e-3 * spread({times.begin() + 4, times.end()}).p50);
 }
 
 std::string cpu_model() {
@@ -128,6 +138,13 @@ Machine describe_machine(c10::Device device) {
   const auto index = static_cast<size_t>(device.index());
   machine.gpu = index < driver.devices.size() ? driver.devices[index].name : "unknown GPU";
   return machine;
+}
+
+void warn_if_busy() {
+  double load = 0;
+  const double cores = std::thread::hardware_concurrency();
+  if (::getloadavg(&load, 1) != 1 || load <= 0.5 * cores + 0.5) return;
+  std::printf("note: the load average is %.1f on %.0f cores; times and bandwidths below are disturbed\n", load, cores);
 }
 
 void CsvRows::add(const std::string& variant, const std::string& shape, const std::string& dtype,

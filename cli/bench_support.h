@@ -23,7 +23,7 @@ Spread spread(std::vector<double> samples);
 /// queued in front that the host is always ahead: the time of the device, not of the host's calls.
 std::vector<double> time_each(c10::Device device, const std::vector<std::function<void()>>& actions);
 
-/// Bytes per second (read and written) of copying buffers far larger than any cache; median of several copies.
+/// Bytes per second (read and written) of copying between buffers far larger than any cache; median of many copies.
 double copy_bandwidth(c10::Device device);
 
 /// Columns of a row of benchmarks/results/*.csv that are the same for all rows of a run.
@@ -33,6 +33,8 @@ struct Machine {
 };
 
 Machine describe_machine(c10::Device device);
+/// Says on stdout that the figures are not to be trusted where other processes keep this machine's cores busy.
+void warn_if_busy();
 std::string cpu_model();
 
 /// Collects rows and writes them at the end, replacing the file.

@@ -37,17 +37,21 @@ void check_command(const CLI::App& app, const std::string& word) {
                               "; commands: " + iabn::join(names) + "; see iabn --help");
 }
 
+void add_version(CLI::App& app, const std::string& version) {
+  app.set_version_flag("--version", version);
+  for (CLI::App* command : app.get_subcommands({})) add_version(*command, version);
+}
+
 int run_program(int argc, char** argv) {
   CLI::App app("In-Place Activated BatchNorm: train a network, measure the layer, check the installation.", "iabn");
   const std::string version = std::string("iabn ") + iabn::train::kVersion;
-  app.set_version_flag("--version", version);
   app.footer(kFooter);
   app.require_subcommand(1);
   Run run;
   add_train(app, run);
   add_bench(app, run);
   add_doctor(app, run);
-  for (CLI::App* command : app.get_subcommands({})) command->set_version_flag("--version", version);
+  add_version(app, version);
   if (argc == 1) {
     std::cout << app.help();
     return kUsage;

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include <ATen/ATen.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
@@ -96,7 +97,12 @@ int64_t aggregate(const c10::CachingAllocator::StatArray& stats, int64_t c10::Ca
 }  // namespace
 
 MemoryMeter::MemoryMeter(c10::Device device) : device_(device) {
-  if (device_.is_cpu()) CountingAllocator::instance().install();
+  if (device_.is_cpu()) {
+    CountingAllocator::instance().install();
+  } else {
+    // A GPU's allocator exists from the first tensor on; that tensor also tells the number of the current device.
+    device_ = at::empty({1}, at::TensorOptions(device)).device();
+  }
   reset_peak();
 }
 

@@ -23,6 +23,8 @@ constexpr int64_t kFormat = 1;  // of the archive's layout; raise it when an old
 // A handle; it shares its state with LibTorch's own.
 at::Generator generator(c10::Device device) { return at::globalContext().defaultGenerator(device); }
 
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 class Reader {
  public:
   Reader(const std::filesystem::path& path, c10::Device device) : path_(path) {
@@ -59,9 +61,12 @@ class Reader {
   void guard(const std::string& text, Body&& body) const {
     try {
       body();
+    } catch (const SnapshotError&) {
+      throw;
     } catch (const c10::Error& error) {
-      const std::string reason = error.what_without_backtrace();
-      fail(text + ": " + reason.substr(0, reason.find('\n')));
+      fail(text + ": " + first_line(error.what_without_backtrace()));
+    } catch (const std::exception& error) {  // LibTorch's reader has kinds of its own
+      fail(text + ": " + first_line(error.what()));
     }
   }
 

@@ -199,4 +199,8 @@ Image Numbers::image(int64_t index) const {
   return image;
 }
 
+void Numbers::wait_until_read(int64_t count) const {
+  for (int i = 0; i < 10000 && read < count; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 }  // namespace iabn::data::test

@@ -93,6 +93,9 @@ class Numbers final : public Dataset {
   bool slow = false;                      // 2 ms per image
   mutable std::atomic<int64_t> read = 0;  // calls of image()
 
+  /// Returns when image() has been called so often, or after 10 s.
+  void wait_until_read(int64_t count) const;
+
  private:
   int64_t size_;
   std::vector<std::string> classes_;

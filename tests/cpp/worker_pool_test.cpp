@@ -8,6 +8,7 @@
 #include <chrono>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace iabn::data {
@@ -75,13 +76,14 @@ TEST(WorkerPool, AfterCancelNothingRunsAndWaitSaysSo) {
       std::shared_ptr<WorkerPool::Job> last;
       for (int i = 0; i < 20; ++i) {
         last = pool.submit(4, [to = target.get()](int64_t) {
+          std::this_thread::sleep_for(std::chrono::microseconds(200));
           ++*to;
-          std::this_thread::yield();
         });
       }
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
       pool.cancel();
       const int ran = *target;
-      std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
       EXPECT_EQ(*target, ran);
       target.reset();  // a part that still ran would write to freed memory
       if (ran < 80) {

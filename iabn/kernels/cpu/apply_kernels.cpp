@@ -25,6 +25,7 @@ void segment_apply_as(T* x, const Segments& segments, const ApplyCoefficients<ac
   const auto scale = hn::Set(d, coefficients.scale);
   const auto shift = hn::Set(d, coefficients.shift);
   for_each_vector<T>(segments, [&](int64_t at, auto n) HWY_ATTR {
+    prefetch(x + at + kAhead<T>);
     store<T>(act.forward(hn::MulAdd(hn::Sub(load(x + at, n), mean), scale, shift)), x + at, n);
   });
 }
@@ -32,6 +33,7 @@ void segment_apply_as(T* x, const Segments& segments, const ApplyCoefficients<ac
 template <class T, class Act>
 void tile_apply_as(T* x, const Tile& tile, const accumulate_t<T>* mean, const accumulate_t<T>* scale,
                    const accumulate_t<T>* shift, const Act& act) {
+  const int64_t ahead = rows_ahead<T>(tile);
   for (int64_t row = 0; row < tile.rows; row += kRows) {
     T* p = x + row * tile.stride;
     const int64_t rows = tile.rows - row < kRows ? tile.rows - row : kRows;
@@ -41,6 +43,7 @@ void tile_apply_as(T* x, const Tile& tile, const accumulate_t<T>* mean, const ac
       const auto shift_ = load_numbers<T>(shift + column, n);
       for (int64_t r = 0; r < rows; ++r) {
         T* q = p + r * tile.stride + column;
+        prefetch(q + ahead * tile.stride);
         store<T>(act.forward(hn::MulAdd(hn::Sub(load(q, n), mean_), scale_, shift_)), q, n);
       }
     });

@@ -18,7 +18,7 @@ template <class A>
 std::vector<A> column_beta(const Partition& partition, const Affine<A>& affine) {
   std::vector<A> beta(static_cast<size_t>(partition.columns()));
   for (size_t column = 0; column < beta.size(); ++column) {
-    beta[column] = affine.beta(static_cast<int64_t>(column) % partition.channels());
+    beta[column] = quiet(affine.beta(static_cast<int64_t>(column) % partition.channels()));
   }
   return beta;
 }
@@ -67,9 +67,9 @@ class ColumnGradients {
 
   void set(int64_t channel, const BackwardCoefficients<A>& coefficients) {
     for (int64_t column = channel; column < partition_.columns(); column += partition_.channels()) {
-      a()[column] = coefficients.a;
-      b()[column] = coefficients.b;
-      c()[column] = coefficients.c;
+      a()[column] = quiet(coefficients.a);
+      b()[column] = quiet(coefficients.b);
+      c()[column] = quiet(coefficients.c);
     }
   }
 
@@ -179,8 +179,8 @@ void backward_parameters(const A* local_sums, const A* sums, const A* count, int
   if (count[0] == A(0)) return zero_parameters(channels, d_weight, d_bias);
   for (int64_t c = 0; c < channels; ++c) {
     const double gamma = double(affine.gamma(c));
-    const auto recovered = recovery<double>(gamma, double(count[0]), double(sums[2 * channels + c]),
-                                            double(sums[3 * channels + c]));
+    const auto recovered =
+        recovery<double>(gamma, double(count[0]), double(sums[2 * channels + c]), double(sums[3 * channels + c]));
     const double d_gamma = gamma_gradient(recovered, double(local_sums[c]), double(local_sums[channels + c]));
     if (d_weight) d_weight[c] = A(d_gamma) * affine.gamma_sign(c);
     if (d_bias) d_bias[c] = local_sums[c];
@@ -257,17 +257,17 @@ void backward_frozen(const T* z, const T* d_z, T* d_x, const Shape& shape, const
   finish(0, shape.c);
 }
 
-#define IABN_INSTANTIATE(T)                                                                                           \
-  template void backward<T>(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                             \
-                            const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,                  \
-                            accumulate_t<T>*, const Executor&);                                                       \
-  template void backward_frozen<T>(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                      \
-                                   const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,           \
-                                   accumulate_t<T>*, const Executor&);                                                \
-  template void backward_reduce<T>(const T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,                  \
-                                   const ActivationSpec&, accumulate_t<T>*, const Executor&);                         \
-  template void backward_apply<T>(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                       \
-                                  const accumulate_t<T>*, const accumulate_t<T>*, const Affine<accumulate_t<T>>&,     \
+#define IABN_INSTANTIATE(T)                                                                                            \
+  template void backward<T>(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                              \
+                            const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*, accumulate_t<T>*, \
+                            const Executor&);                                                                          \
+  template void backward_frozen<T>(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                       \
+                                   const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,            \
+                                   accumulate_t<T>*, const Executor&);                                                 \
+  template void backward_reduce<T>(const T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,                   \
+                                   const ActivationSpec&, accumulate_t<T>*, const Executor&);                          \
+  template void backward_apply<T>(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                        \
+                                  const accumulate_t<T>*, const accumulate_t<T>*, const Affine<accumulate_t<T>>&,      \
                                   const ActivationSpec&, const Executor&);
 IABN_INSTANTIATE(double)
 IABN_INSTANTIATE(float)

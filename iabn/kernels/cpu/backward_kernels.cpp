@@ -34,6 +34,8 @@ void segment_backward_as(const T* z, const T* d_z, T* d_x, const Segments& segme
   const Coefficients<T, kLinear> gradient{hn::Set(d, numbers.a), hn::Set(d, numbers.b), hn::Set(d, numbers.c),
                                           hn::Set(d, beta)};
   for_each_vector<T>(segments, [&](int64_t at, auto n) HWY_ATTR {
+    prefetch(z + at + kAhead<T>);
+    prefetch(d_z + at + kAhead<T>);
     store<T>(gradient(act.backward(load(z + at, n), load(d_z + at, n))), d_x + at, n);
   });
 }
@@ -41,6 +43,7 @@ void segment_backward_as(const T* z, const T* d_z, T* d_x, const Segments& segme
 template <class T, bool kLinear, class Act>
 void tile_backward_as(const T* z, const T* d_z, T* d_x, const Tile& tile, const accumulate_t<T>* beta,
                       const accumulate_t<T>* a, const accumulate_t<T>* b, const accumulate_t<T>* c, const Act& act) {
+  const int64_t ahead = rows_ahead<T>(tile);
   for (int64_t row = 0; row < tile.rows; row += kRows) {
     const int64_t begin = row * tile.stride;
     const int64_t rows = tile.rows - row < kRows ? tile.rows - row : kRows;
@@ -54,6 +57,8 @@ void tile_backward_as(const T* z, const T* d_z, T* d_x, const Tile& tile, const 
       }
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = begin + r * tile.stride + column;
+        prefetch(z + at + ahead * tile.stride);
+        prefetch(d_z + at + ahead * tile.stride);
         store<T>(gradient(act.backward(load(z + at, n), load(d_z + at, n))), d_x + at, n);
       }
     });

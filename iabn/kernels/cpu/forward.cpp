@@ -75,9 +75,9 @@ class ColumnCoefficients {
   void set(int64_t channel, A channel_mean, A var) {
     const A rstd = A(1.0 / std::sqrt(double(var) + double(affine_.eps)));
     for (int64_t column = channel; column < partition_.columns(); column += partition_.channels()) {
-      mean()[column] = channel_mean;
-      scale()[column] = affine_.gamma(channel) * rstd;
-      shift()[column] = affine_.beta(channel);
+      mean()[column] = quiet(channel_mean);
+      scale()[column] = quiet(affine_.gamma(channel) * rstd);
+      shift()[column] = quiet(affine_.beta(channel));
     }
   }
 
@@ -145,8 +145,7 @@ void forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& affine, co
   PartialMoments<A> partial(partition);
   ColumnCoefficients<A> coefficients(partition, affine);
   partition.two_passes(
-      executor,
-      [&](const Block& block, int64_t chunk) { block_statistics(x, block, chunk, partial, contiguous); },
+      executor, [&](const Block& block, int64_t chunk) { block_statistics(x, block, chunk, partial, contiguous); },
       [&](int64_t begin, int64_t end) {
         partial.merge(begin, end);
         for (int64_t c = begin; c < end; ++c) {
@@ -189,11 +188,11 @@ void apply(T* x, const Shape& shape, const accumulate_t<T>* mean, const accumula
   });
 }
 
-#define IABN_INSTANTIATE(T)                                                                                           \
-  template void forward<T>(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,                   \
-                           const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, const Executor&);     \
-  template void statistics<T>(const T*, const Shape&, accumulate_t<T>*, const Executor&);                             \
-  template void apply<T>(T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,                            \
+#define IABN_INSTANTIATE(T)                                                                                       \
+  template void forward<T>(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,               \
+                           const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, const Executor&); \
+  template void statistics<T>(const T*, const Shape&, accumulate_t<T>*, const Executor&);                         \
+  template void apply<T>(T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,                        \
                          const Affine<accumulate_t<T>>&, const ActivationSpec&, const Executor&);
 IABN_INSTANTIATE(double)
 IABN_INSTANTIATE(float)

@@ -34,9 +34,9 @@ std::vector<PrimitiveTable> make_tables() {
     const char* name;
   };
   std::vector<PrimitiveTable> tables;
-  for (const Candidate candidate : {Candidate{InstructionSet::kBaseline, "baseline"},
-                                    Candidate{InstructionSet::kSSE4, "sse4"}, Candidate{InstructionSet::kAVX2, "avx2"},
-                                    Candidate{InstructionSet::kAVX512, "avx512"}}) {
+  for (const Candidate candidate :
+       {Candidate{InstructionSet::kBaseline, "baseline"}, Candidate{InstructionSet::kSSE4, "sse4"},
+        Candidate{InstructionSet::kAVX2, "avx2"}, Candidate{InstructionSet::kAVX512, "avx512"}}) {
     if (!processor_has(candidate.set)) continue;
     PrimitiveTable table{};
     table.instruction_set = candidate.set;

@@ -15,13 +15,13 @@ constexpr int64_t kMaxChunkRows = 4096;
 constexpr int64_t kMinChunkRows = 64;
 constexpr int64_t kWantedChunks = 64;
 
-constexpr int64_t kTaskBytes = 128 << 10;   // below this, starting a task shows
-constexpr int64_t kUnitBytes = 768 << 10;   // of a second-level cache of 1 MiB
-constexpr int64_t kGroupBytes = 12 << 20;   // of a shared cache of 32 MiB
+constexpr int64_t kTaskBytes = 128 << 10;  // below this, starting a task shows
+constexpr int64_t kUnitBytes = 768 << 10;  // of a second-level cache of 1 MiB
+constexpr int64_t kGroupBytes = 12 << 20;  // of a shared cache of 32 MiB
 constexpr int64_t kFewChannels = 16;       // fewer units than this do not feed all threads
-constexpr int64_t kFoldColumns = 64;        // columns that a folded row should have at least
-constexpr int64_t kFoldMultiple = 16;       // and the multiple it should be: the lanes of AVX-512
-constexpr int64_t kUnitColumns = 64;        // narrowest channels-last unit: 256 bytes of a float32 row
+constexpr int64_t kFoldColumns = 64;       // columns that a folded row should have at least
+constexpr int64_t kFoldMultiple = 16;      // and the multiple it should be: the lanes of AVX-512
+constexpr int64_t kUnitColumns = 64;       // narrowest channels-last unit: 256 bytes of a float32 row
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t multiple) { return divide_up(a, multiple) * multiple; }

@@ -2,18 +2,27 @@
 
 // Internal: how a tensor is cut into blocks for threads, and in which order the blocks are visited.
 //
-// A *unit* holds whole channels: one channel of a contiguous tensor, a group of neighbouring channels of a channels-last
-// one. A *chunk* is a part of every channel's elements: segments of a contiguous tensor, rows of a channels-last one.
-// A block is one chunk of one unit. Chunks depend on the shape alone, and what the blocks of a channel yield is merged
-// in the order of the chunks: the bits of a result depend neither on the number of threads nor on the order of visits.
+// A *unit* holds whole channels: one channel of a contiguous tensor, a group of neighbouring channels of a
+// channels-last one. A *chunk* is a part of every channel's elements: segments of a contiguous tensor, rows of a
+// channels-last one. A block is one chunk of one unit. Chunks depend on the shape alone, and what the blocks of a
+// channel yield is merged in the order of the chunks: the bits of a result depend neither on the number of threads nor
+// on the order of visits.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "iabn/kernels/cpu/instruction_sets.h"
 #include "iabn/kernels/cpu/kernels.h"
 
 namespace iabn::kernels::cpu {
+
+/// A coefficient for the vector kernels: the same number, but a NaN is the one without payload. See narrow().
+template <class A>
+A quiet(A value) {
+  return std::isnan(value) ? std::numeric_limits<A>::quiet_NaN() : value;
+}
 
 struct Block {
   int64_t offset = 0;  // of the first element, from the start of the tensor

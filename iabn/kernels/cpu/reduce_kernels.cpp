@@ -59,6 +59,10 @@ void segment_reduce_as(const T* z, const T* d_z, const Segments& segments, accum
     const T* q = d_z + i * segments.stride;
     int64_t j = 0;
     for (; j + 2 * kLane <= segments.length; j += 2 * kLane) {
+      prefetch(p + j + kAhead<T>);
+      prefetch(q + j + kAhead<T>);
+      prefetch(p + j + kLane + kAhead<T>);
+      prefetch(q + j + kLane + kAhead<T>);
       accumulate(even, act, beta_, p + j, q + j, Full{});
       accumulate(odd, act, beta_, p + j + kLane, q + j + kLane, Full{});
     }
@@ -81,6 +85,7 @@ void tile_reduce_as(const T* z, const T* d_z, const Tile& tile, const accumulate
   for_each_column<T>(tile.columns, [&](int64_t column, auto n) HWY_ATTR {
     for (int64_t k = 0; k < 4; ++k) store_numbers<T>(hn::Zero(Tag<T>()), sums + k * stride + column, n);
   });
+  const int64_t ahead = rows_ahead<T>(tile);
   for (int64_t row = 0; row < tile.rows; row += kRows) {
     const int64_t begin = row * tile.stride;
     const int64_t rows = tile.rows - row < kRows ? tile.rows - row : kRows;
@@ -91,6 +96,8 @@ void tile_reduce_as(const T* z, const T* d_z, const Tile& tile, const accumulate
                     load_numbers<T>(s + 3 * stride, n)};
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = begin + r * tile.stride + column;
+        prefetch(z + at + ahead * tile.stride);
+        prefetch(d_z + at + ahead * tile.stride);
         accumulate(total, act, beta_, z + at, d_z + at, n);
       }
       store_numbers<T>(total.a0, s, n);

@@ -4,8 +4,8 @@
 // No cancellation, whatever the mean: a block of eight vectors is reduced in registers in two passes, its mean first
 // and then the squared deviations from it, and merged into the running moments of each lane (Chan's formula, see
 // welford.h). Channels last: a lane is a channel. Contiguous: the lanes are independent populations of one channel,
-// merged at the end; what is left of a segment after its last whole block is staged until it fills a block together
-// with the next segments' rests, so that 7x7 maps and segments of three elements run full vectors too.
+// merged at the end. What is left of a segment after its last whole block is a block of its own kind: shorter, and with
+// one element less in the lanes past the tail, but the same for every segment.
 //
 // Note [Origin]. Means are kept relative to an element of the piece: the roundings of sums and merges are then of the
 // size of the spread and not of the mean (mean 1e4, std 1: the variance is right to 1e-6 instead of 4e-4). The element
@@ -65,43 +65,60 @@ HWY_INLINE Moments<T> block_moments(const T* p, int64_t stride, Vector<T> origin
                        hn::Sub(load(p + 6 * stride, n), origin), hn::Sub(load(p + 7 * stride, n), origin));
 }
 
-/// Chan's merge of `added` elements per lane into `count`.
+/// Chan's merge of a block into the moments of `count` like it, counted in any unit of `weight` elements per lane.
 template <class T>
-HWY_INLINE void merge(Moments<T>& moments, const Moments<T>& block, accumulate_t<T> count, accumulate_t<T> added) {
+HWY_INLINE void merge(Moments<T>& moments, const Moments<T>& block, accumulate_t<T> count, accumulate_t<T> added,
+                      Vector<T> weight) {
   const Tag<T> d;
   const accumulate_t<T> share = added / (count + added);
   const auto delta = hn::Sub(block.mean, moments.mean);
   moments.mean = hn::MulAdd(delta, hn::Set(d, share), moments.mean);
-  moments.m2 = hn::MulAdd(hn::Mul(delta, delta), hn::Set(d, count * share), hn::Add(moments.m2, block.m2));
+  moments.m2 =
+      hn::MulAdd(hn::Mul(delta, delta), hn::Mul(hn::Set(d, count * share), weight), hn::Add(moments.m2, block.m2));
 }
 
-/// Merges the lanes, `count` elements each.
+/// Blocks of one kind, `weight` elements in each lane of one.
 template <class T>
-HWY_INLINE Welford<accumulate_t<T>> merge_lanes(const Moments<T>& moments, accumulate_t<T> count) {
+struct BlockSeries {
   using A = accumulate_t<T>;
-  const Tag<T> d;
-  const A mean = sum_of_lanes<T>(moments.mean) / A(kLanes<T>);
-  const auto delta = hn::Sub(moments.mean, hn::Set(d, mean));
-  const auto m2 = hn::MulAdd(hn::Mul(delta, delta), hn::Set(d, count), moments.m2);
-  return {count * A(kLanes<T>), mean, sum_of_lanes<T>(m2)};
-}
+  Vector<T> weight;
+  Moments<T> moments;
+  A blocks;
 
-/// Two passes over fewer elements than a block.
+  explicit HWY_INLINE BlockSeries(Vector<T> weight_)
+      : weight(weight_), moments{hn::Zero(Tag<T>()), hn::Zero(Tag<T>())}, blocks(0) {}
+
+  HWY_INLINE void add(const Moments<T>& block) {
+    merge<T>(moments, block, blocks, A(1), weight);
+    blocks += A(1);
+  }
+
+  /// All lanes together.
+  HWY_INLINE Welford<A> total() const {
+    const Tag<T> d;
+    const auto counts = hn::Mul(weight, hn::Set(d, blocks));
+    const A count = sum_of_lanes<T>(counts);
+    if (count == A(0)) return {};
+    const A mean = sum_of_lanes<T>(hn::Mul(moments.mean, counts)) / count;
+    const auto delta = hn::Sub(moments.mean, hn::Set(d, mean));
+    return {count, mean, sum_of_lanes<T>(hn::MulAdd(hn::Mul(delta, delta), counts, moments.m2))};
+  }
+};
+
+/// Mean and M2 of `n` elements, lane by lane; relative to origin. `inverse` is one over the elements of a lane.
 template <class T>
-HWY_INLINE Welford<accumulate_t<T>> rest_moments(const T* p, Vector<T> origin, int64_t count) {
-  using A = accumulate_t<T>;
+HWY_INLINE Moments<T> rest_moments(const T* p, int64_t n, Vector<T> origin, Vector<T> inverse) {
   const Tag<T> d;
-  const auto value = [&](int64_t at, auto n) HWY_ATTR { return hn::Sub(load(p + at, n), origin); };
   auto sum = hn::Zero(d);
   for_each_column<T>(
-      count, [&](int64_t at, auto n) HWY_ATTR { sum = hn::Add(sum, keep_first<T>(value(at, n), n)); });
-  const A mean = sum_of_lanes<T>(sum) / A(count);
+      n, [&](int64_t at, auto k) HWY_ATTR { sum = hn::Add(sum, keep_first<T>(hn::Sub(load(p + at, k), origin), k)); });
+  const auto mean = hn::Mul(sum, inverse);
   auto m2 = hn::Zero(d);
-  for_each_column<T>(count, [&](int64_t at, auto n) HWY_ATTR {
-    const auto delta = keep_first<T>(hn::Sub(value(at, n), hn::Set(d, mean)), n);
+  for_each_column<T>(n, [&](int64_t at, auto k) HWY_ATTR {
+    const auto delta = keep_first<T>(hn::Sub(hn::Sub(load(p + at, k), origin), mean), k);
     m2 = hn::MulAdd(delta, delta, m2);
   });
-  return {A(count), mean, sum_of_lanes<T>(m2)};
+  return {mean, m2};
 }
 
 template <class T>
@@ -110,45 +127,31 @@ Welford<accumulate_t<T>> segment_statistics(const T* x, const Segments& segments
   constexpr int64_t kLane = kLanes<T>;
   constexpr int64_t kElements = kBlock * kLane;
   const Tag<T> d;
-  Moments<T> moments{hn::Zero(d), hn::Zero(d)};
-  A count = 0;  // per lane
-  const auto element = [&](int64_t segment, int64_t at) HWY_ATTR {
-    return hn::Set(d, static_cast<A>(x[segment * segments.stride + at]));
-  };
+  const auto element = [&](int64_t segment, int64_t at)
+                           HWY_ATTR { return hn::Set(d, static_cast<A>(x[segment * segments.stride + at])); };
   const auto origin = median(element(0, 0), element(segments.count / 2, segments.length / 2),
                              element(segments.count - 1, segments.length - 1));  // Note [Origin]
-  const auto add_block = [&](const T* p) HWY_ATTR {
-    merge<T>(moments, block_moments(p, kLane, origin, Full{}), count, A(kBlock));
-    count += A(kBlock);
-  };
 
-  alignas(64) Bits<T> staged_bits[kElements + kLane] = {};
-  T* staged = reinterpret_cast<T*>(staged_bits);
-  int64_t filled = 0;
+  const int64_t rest = segments.length % kElements;
+  const auto one_more = hn::FirstN(d, static_cast<size_t>(rest % kLane));
+  const auto weight = hn::Add(hn::Set(d, A(rest / kLane)), hn::IfThenElseZero(one_more, hn::Set(d, A(1))));
+  const auto inverse = hn::IfThenZeroElse(hn::Eq(weight, hn::Zero(d)), hn::Div(hn::Set(d, A(1)), weight));
+  BlockSeries<T> whole(hn::Set(d, A(kBlock)));
+  BlockSeries<T> rests(weight);
   for (int64_t i = 0; i < segments.count; ++i) {
     const T* p = x + i * segments.stride;
-    const T* end = p + segments.length;
-    for (; end - p >= kElements; p += kElements) add_block(p);
-    const BitsTag<T> d_bits;
-    for_each_column<T>(end - p, [&](int64_t at, auto n) HWY_ATTR {
-      const auto bits = load_bits(d_bits, reinterpret_cast<const Bits<T>*>(p + at), n);
-      hn::StoreU(bits, d_bits, staged_bits + filled);
-      if constexpr (std::is_same_v<decltype(n), Full>) {
-        filled += kLane;
-      } else {
-        filled += n;
-      }
-      if (filled >= kElements) {
-        add_block(staged);
-        hn::Store(hn::Load(d_bits, staged_bits + kElements), d_bits, staged_bits);
-        filled -= kElements;
-      }
-    });
+    const T* end = p + segments.length - rest;
+    for (; p < end; p += kElements) {
+      for (int64_t at = 0; at < kElements; at += kLane) prefetch(p + kAhead<T> + at);
+      whole.add(block_moments(p, kLane, origin, Full{}));
+    }
+    if (rest > 0) {
+      for (int64_t at = 0; at < rest; at += kLane) prefetch(p + kAhead<T> + at);
+      rests.add(rest_moments(p, rest, origin, inverse));
+    }
   }
-
-  Welford<A> result;
-  if (count > A(0)) result = merge_lanes(moments, count);
-  if (filled > 0) result.merge(rest_moments(staged, origin, filled));
+  Welford<A> result = whole.total();
+  result.merge(rests.total());
   result.mean += hn::GetLane(origin);
   return result;
 }
@@ -160,23 +163,25 @@ void tile_statistics(const T* x, const Tile& tile, accumulate_t<T>* mean, accumu
   alignas(64) A origin[kMaxTileColumns];  // Note [Origin]; `mean` holds differences from it until the end
   for_each_column<T>(tile.columns, [&](int64_t column, auto n) HWY_ATTR {
     const T* p = x + column;
-    store_numbers<T>(median(load(p, n), load(p + tile.rows / 2 * tile.stride, n),
-                            load(p + (tile.rows - 1) * tile.stride, n)),
-                     origin + column, n);
+    store_numbers<T>(
+        median(load(p, n), load(p + tile.rows / 2 * tile.stride, n), load(p + (tile.rows - 1) * tile.stride, n)),
+        origin + column, n);
     store_numbers<T>(hn::Zero(d), mean + column, n);
     store_numbers<T>(hn::Zero(d), m2 + column, n);
   });
   const auto add = [&](int64_t column, const Moments<T>& block, int64_t row, int64_t rows, auto n) HWY_ATTR {
     Moments<T> moments{load_numbers<T>(mean + column, n), load_numbers<T>(m2 + column, n)};
-    merge<T>(moments, block, A(row), A(rows));
+    merge<T>(moments, block, A(row), A(rows), hn::Set(d, A(1)));
     store_numbers<T>(moments.mean, mean + column, n);
     store_numbers<T>(moments.m2, m2 + column, n);
   };
 
+  const int64_t ahead = rows_ahead<T>(tile);
   int64_t row = 0;
   for (; row + kBlock <= tile.rows; row += kBlock) {
     const T* p = x + row * tile.stride;
     for_each_column<T>(tile.columns, [&](int64_t column, auto n) HWY_ATTR {
+      for (int64_t r = 0; r < kBlock; ++r) prefetch(p + (ahead + r) * tile.stride + column);
       add(column, block_moments(p + column, tile.stride, load_numbers<T>(origin + column, n), n), row, kBlock, n);
     });
   }

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "iabn/kernels/cpu/instruction_sets.h"
 
@@ -104,14 +105,20 @@ HWY_INLINE hn::Vec<BitsTag<T>> narrow(Vector<T> v) {
   if constexpr (sizeof(T) == 2) {
     const Tag<T> d;
     const hn::Rebind<uint32_t, Tag<T>> du;
-    const hn::Rebind<int32_t, Tag<T>> di;
+    [[maybe_unused]] const hn::Rebind<int32_t, Tag<T>> di;
     if constexpr (std::is_same_v<T, BFloat16>) {
+      // Rounding would turn a NaN with a low payload into an infinity, but none comes here: those of 16-bit inputs end
+      // in zeros, those of coefficients are made so (quiet() in partition.h).
       const auto bits = hn::BitCast(du, v);
       const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
       const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
-      const auto quiet_nan = hn::Or(bits, hn::Set(du, 0x400000u));  // rounding could turn a NaN into an infinity
-      const auto kept = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet_nan, rounded);
-      return hn::DemoteTo(d_bits, hn::BitCast(di, hn::ShiftRight<16>(kept)));
+#if HWY_CAP_GE512
+      const hn::Repartition<uint16_t, Tag<T>> d_words;
+      const auto words = hn::BitCast(d_words, rounded);
+      return hn::LowerHalf(d_bits, hn::ConcatOdd(d_words, words, words));  // one instruction instead of three
+#else
+      return hn::DemoteTo(d_bits, hn::BitCast(di, hn::ShiftRight<16>(rounded)));
+#endif
     } else {
 #if HWY_CAP_GE256
       return hn::BitCast(d_bits, hn::DemoteTo(hn::Rebind<hwy::float16_t, Tag<T>>(), v));
@@ -137,6 +144,27 @@ HWY_INLINE hn::Vec<BitsTag<T>> narrow(Vector<T> v) {
 }
 
 // ---- storage type <-> lanes
+
+/// Asks for the cache line of p, which may lie beyond the tensor: a prefetch never faults.
+/// Note [Prefetch]. Between the loads of two blocks lie some hundred operations, and the processor's own prefetcher
+/// then runs at half of the memory's speed. Zen 5, AVX-512, float32, 25 MB, one thread, GB/s of input without and with:
+/// channels last C = 64 statistics 19.6 and 52, reduce 22 and 41, backward 15 and 18; contiguous statistics 29 and 50.
+/// Distances tried: 2, 4, 8 and 16 KB.
+template <class T>
+HWY_INLINE void prefetch(const T* p) {
+  hwy::Prefetch(p);
+}
+
+/// Elements between a vector and the one to prefetch with it, within a channel.
+template <class T>
+inline constexpr int64_t kAhead = 4096 / int64_t(sizeof(T));
+
+/// Rows between a row and the one to prefetch with it.
+template <class T>
+HWY_INLINE int64_t rows_ahead(const Tile& tile) {
+  const int64_t rows = 8192 / int64_t(sizeof(T)) / tile.stride;
+  return rows < 8 ? 8 : rows;
+}
 
 template <class T, class N>
 HWY_INLINE Vector<T> load(const T* p, N n) {
