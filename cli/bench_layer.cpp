@@ -12,6 +12,7 @@
 #include "cli/bench_support.h"
 #include "cli/commands.h"
 #include "cli/layer_case.h"
+#include "iabn/train/atomic_file.h"
 #include "iabn/train/device.h"
 
 namespace iabn::cli {
@@ -99,6 +100,7 @@ int run_bench_layer(Arguments arguments) {
       }
     }
   }
+  if (!arguments.csv.empty()) train::check_replaceable(arguments.csv);
   const Machine machine = describe_machine(device);
   CsvRows rows(machine, "layer");
   warn_if_busy();

@@ -124,14 +124,13 @@ void print_table(const Figures& standard, const Figures& in_place) {
               standard.step_ms.p80, in_place.step_ms.p20, in_place.step_ms.p80);
 }
 
-void merge_result(const std::string& path, const nlohmann::json& figures) {
+nlohmann::json read_result(const std::string& path) {
   nlohmann::json result = nlohmann::json::object();
   if (std::ifstream file(path); file) {
     result = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!result.is_object()) throw train::FileError(path + ": exists and is not a JSON object; remove it");
   }
-  result.update(figures);
-  train::replace_file(path, result.dump(2) + "\n");
+  return result;
 }
 
 int run_bench_network(const Arguments& arguments) {
@@ -145,6 +144,10 @@ int run_bench_network(const Arguments& arguments) {
   std::optional<double> accuracy;  // read first: a missing log should cost no time
   if (!arguments.accuracy_from.empty()) {
     accuracy = train::last_validation_accuracy(std::filesystem::path(arguments.accuracy_from) / "log.csv") / 100;
+  }
+  if (!arguments.result.empty()) {
+    train::check_replaceable(arguments.result);
+    read_result(arguments.result);
   }
   warn_if_busy();
   Figures standard, in_place;
@@ -166,7 +169,9 @@ int run_bench_network(const Arguments& arguments) {
                             {"step_ms_inplace", in_place.step_ms.p50},
                             {"device", device.type() == c10::kCPU ? "cpu: " + device_name : "cuda: " + device_name}};
   if (accuracy) figures["test_accuracy"] = *accuracy;
-  merge_result(arguments.result, figures);
+  nlohmann::json result = read_result(arguments.result);
+  result.update(figures);
+  train::replace_file(arguments.result, result.dump(2) + "\n");
   std::printf("written to %s\n", arguments.result.c_str());
   return kOk;
 }

@@ -124,7 +124,7 @@ std::string cpu_model() {
 Machine describe_machine(c10::Device device) {
   Machine machine;
   machine.torch = TORCH_VERSION;
-  machine.git_sha = first_line_of("git rev-parse --short HEAD 2>/dev/null");
+  machine.git_sha = first_line_of("git describe --always --dirty 2>/dev/null");
   const std::time_t now = std::time(nullptr);
   char date[16];
   std::strftime(date, sizeof date, "%Y-%m-%d", std::gmtime(&now));

@@ -82,6 +82,11 @@ void report_cuda(Report& report) {
   const CudaDriver driver = query_cuda_driver();
   if (!driver.found) {
     report.fact("CUDA", "none: " + driver.problem);
+    if (driver.loaded) {
+      report.advise("if this machine has a GPU: see whether nvidia-smi lists it (else install the driver again, or " +
+                    std::string("restart after its update), that CUDA_VISIBLE_DEVICES does not hide it, and that a ") +
+                    "container was started with its GPUs (docker run --gpus all)");
+    }
     return;
   }
   const int runtime = loaded_cuda_runtime();

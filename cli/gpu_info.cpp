@@ -47,6 +47,7 @@ CudaDriver query_cuda_driver() {
     result.problem = "no NVIDIA driver (libcuda.so.1 is missing)";
     return result;
   }
+  result.loaded = true;
   if (const int status = driver.call("cuInit", 0u); status != 0) {
     result.problem = "the NVIDIA driver is there but does not start (cuInit returned " + std::to_string(status) + ")";
     return result;

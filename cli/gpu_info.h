@@ -15,7 +15,8 @@ struct GpuInfo {
 };
 
 struct CudaDriver {
-  bool found = false;   // libcuda.so.1 is there and a device answers
+  bool loaded = false;  // libcuda.so.1 is there
+  bool found = false;   // and a device answers
   std::string version;  // of the kernel driver, "580.65.06"
   int cuda = 0;         // newest CUDA that it supports, 13000 for 13.0
   std::string problem;  // where not found: what the driver said

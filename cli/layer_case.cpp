@@ -15,8 +15,10 @@
 namespace iabn::cli {
 namespace {
 
-// Bytes of the buffers of one kind in a round: more than a last-level cache, so that no pass finds its input there.
+// Bytes of the buffers of one kind in a round: more than most last-level caches, so that no pass finds its input there.
+// Capped, or else small tensors would take long: 16 of less than 8 MiB are fewer bytes, and may be found in a cache.
 constexpr int64_t kRotateBytes = int64_t{128} << 20;
+constexpr int64_t kMaxBuffers = 16;
 
 std::vector<int64_t> parse_shape(const std::string& text) {
   std::vector<int64_t> sizes;
@@ -114,7 +116,7 @@ at::Tensor LayerCase::forward(bool ours, at::Tensor x, Parameters& parameters) c
 }
 
 LayerTimes LayerCase::measure(bool ours) const {
-  const auto count = static_cast<size_t>(std::clamp<int64_t>(kRotateBytes / bytes() + 1, 2, 16));
+  const auto count = static_cast<size_t>(std::clamp<int64_t>(kRotateBytes / bytes() + 1, 2, kMaxBuffers));
   Parameters parameters(sizes_[1], scalar_type_, device_);
   std::vector<at::Tensor> leaves, inputs, outputs(count), d_outputs;
   for (size_t i = 0; i < count; ++i) {

@@ -33,7 +33,8 @@ class LayerCase {
   LayerCase(std::string shape, std::string dtype, std::string layout, c10::Device device, const std::string& activation,
             double activation_param);
 
-  /// One round over enough buffers to exceed the caches; inputs are prepared outside the timed regions.
+  /// One round over 2 to 16 buffers, 128 MiB of each kind where 16 suffice (tensors of 8 MiB and more): those exceed
+  /// the caches, 16 smaller tensors may lie in them. Inputs are prepared outside the timed regions.
   LayerTimes measure(bool ours) const;
   LayerMemory memory(bool ours) const;
   int64_t bytes() const;  // of one tensor

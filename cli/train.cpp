@@ -4,6 +4,8 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <sstream>
+#include <string>
 
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
@@ -21,6 +23,39 @@ struct Arguments {
   train::TrainOptions options;
 };
 
+// As one word of a shell's command line.
+std::string quoted(const std::string& word) {
+  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string result = "'";
+  for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+std::string resume_command(const Arguments& arguments, const std::string& checkpoint) {
+  std::string command = "iabn train " + quoted(arguments.config) + " " + quoted(arguments.data) + " --log-dir " +
+                        quoted(arguments.log_dir) + " --resume " + quoted(checkpoint);
+  if (arguments.epochs) command += " --epochs " + std::to_string(*arguments.epochs);
+  if (arguments.options.device != "auto") command += " --device " + quoted(arguments.options.device);
+  if (arguments.threads > 0) command += " --threads " + std::to_string(arguments.threads);
+  if (arguments.options.skip_corrupt) command += " --skip-corrupt";
+  return command;
+}
+
+// A run that was complete already has written nothing into a new folder.
+std::string closing_line(const train::TrainResult& result, const std::filesystem::path& log_dir) {
+  std::string line = "done";
+  if (const auto path = log_dir / "checkpoint.pt"; std::filesystem::exists(path)) {
+    line += "; weights and state: " + path.string();
+  }
+  if (const auto path = log_dir / "best.pt"; std::filesystem::exists(path)) {
+    std::ostringstream top1;
+    top1 << result.best_top1;
+    line += "; best (top1 " + top1.str() + " %): " + path.string();
+  }
+  return line;
+}
+
 int run_train(Arguments arguments) {
   train::Config config = train::load_config(arguments.config);
   if (arguments.epochs) config.optimizer.schedule.epochs = *arguments.epochs;
@@ -33,15 +68,13 @@ int run_train(Arguments arguments) {
   options.log_dir = arguments.log_dir;
   if (!arguments.resume.empty()) options.resume = arguments.resume;
   const train::TrainResult result = train::train(config, options);
-  const std::string checkpoint = (options.log_dir / "checkpoint.pt").string();
   if (result.interrupted_by == 0) {
-    std::cout << "done; weights and state: " << checkpoint << ", best (top1 " << result.best_top1
-              << " %): " << (options.log_dir / "best.pt").string() << "\n";
+    std::cout << closing_line(result, options.log_dir) << "\n";
     return kOk;
   }
-  std::cerr << "iabn: interrupted; the state is saved. To continue:\n  iabn train " << arguments.config << " "
-            << arguments.data << " --log-dir " << arguments.log_dir << " --resume " << checkpoint
-            << (arguments.epochs ? " --epochs " + std::to_string(*arguments.epochs) : "") << "\n";
+  const std::string checkpoint = (options.log_dir / "checkpoint.pt").string();
+  std::cerr << "iabn: interrupted; the state is saved. To continue:\n  " << resume_command(arguments, checkpoint)
+            << "\n";
   return 128 + result.interrupted_by;
 }
 
@@ -68,6 +101,8 @@ void add_train(CLI::App& app, Run& run) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command->add_flag("--skip-corrupt", options.skip_corrupt,
+                    "Pass over images that cannot be decoded instead of stopping; they are named after each epoch");
   command->add_option("--threads", arguments->threads, "Threads for the computation on the CPU; by default all cores")
       ->check(CLI::PositiveNumber);
   command->callback([arguments, &run] { run = [arguments] { return run_train(*arguments); }; });

@@ -1,5 +1,5 @@
 # The build type of the sanitizer presets: fast enough to run every test, line numbers in the reports.
-set(CMAKE_CXX_FLAGS_SANITIZE "-O1 -g1" CACHE STRING "Compiler flags of the build type Sanitize")
+set(CMAKE_CXX_FLAGS_SANITIZE "-O2 -g1" CACHE STRING "Compiler flags of the build type Sanitize")
 set(CMAKE_EXE_LINKER_FLAGS_SANITIZE "" CACHE STRING "Linker flags of the build type Sanitize")
 set(CMAKE_SHARED_LINKER_FLAGS_SANITIZE "" CACHE STRING "Linker flags of the build type Sanitize")
 mark_as_advanced(CMAKE_CXX_FLAGS_SANITIZE CMAKE_EXE_LINKER_FLAGS_SANITIZE CMAKE_SHARED_LINKER_FLAGS_SANITIZE)
@@ -8,7 +8,12 @@ mark_as_advanced(CMAKE_CXX_FLAGS_SANITIZE CMAKE_EXE_LINKER_FLAGS_SANITIZE CMAKE_
 function(iabn_compile_options target)
   # GCC 12 sees overlapping copies in plain std::string concatenation (its bug 105651).
   set(cxx_options -Wall -Wextra -Werror $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
-  set(cuda_options --Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror $<$<CXX_COMPILER_ID:GNU>:-Xcompiler=-Wno-restrict>)
+  set(
+    cuda_options
+    --Werror=all-warnings
+    -Xcompiler=-Wall,-Wextra,-Werror
+    $<$<CXX_COMPILER_ID:GNU>:-Xcompiler=-Wno-restrict>
+  )
   if(IABN_SANITIZE)
     # vptr checks need type information that LibTorch does not export; instrumented code confuses GCC's flow analysis.
     set(sanitizers -fsanitize=${IABN_SANITIZE} -fno-sanitize=vptr -fno-sanitize-recover=all)

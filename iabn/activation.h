@@ -103,7 +103,7 @@ template <class A>
 struct ReLU {
   IABN_HOST_DEVICE A forward(A y) const { return y < A(0) ? A(0) : y; }  // a NaN stays a NaN
   IABN_HOST_DEVICE A inverse(A z) const { return z; }                    // right where derivative(z) != 0
-  IABN_HOST_DEVICE A derivative(A z) const { return z > A(0) ? A(1) : A(0); }
+  IABN_HOST_DEVICE A derivative(A z) const { return z <= A(0) ? A(0) : A(1); }
 };
 
 }  // namespace iabn

@@ -32,6 +32,7 @@ decltype(auto) with_activation(const ActivationSpec& activation, F&& f) {
     case Activation::kIdentity:
       return f(Identity<A>{});
     case Activation::kLeakyReLU:
+      if (A(activation.param) == A(0)) return f(ReLU<A>{});  // the same function, and no division by the slope
       return f(LeakyReLU<A>(activation.param));
     case Activation::kELU:
       return f(ELU<A>(activation.param, storage_epsilon<T>()));

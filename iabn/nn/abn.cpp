@@ -97,6 +97,10 @@ ABNImpl::ABNImpl(ABNOptions options_) : NormActImpl(std::move(options_)) {
 
 Tensor ABNImpl::forward(Tensor x) {
   const bool batch_statistics = uses_batch_statistics(*this);
+  TORCH_CHECK(x.dim() >= 2, "ABN: x must have shape [N, C, ...] with at least 2 dimensions, got ", x.sizes());
+  TORCH_CHECK(!batch_statistics || x.numel() > x.size(1),
+              "ABN: training needs more than 1 value per channel (x has shape ", x.sizes(),
+              "): use a larger batch, or evaluation mode");
   double factor = options.momentum().value_or(0.0);
   if (is_training() && running_mean.defined()) {
     keep_counter_integer(num_batches_tracked);

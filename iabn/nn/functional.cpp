@@ -2,6 +2,8 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "iabn/nn/ops.h"
@@ -32,7 +34,7 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
     at::AutoDispatchBelowADInplaceOrView guard;
     const auto activation = static_cast<int64_t>(options.activation.kind);
     const auto gamma = static_cast<int64_t>(options.gamma);
-    Tensor var = running.var;
+    Tensor var;
     if (options.training) {
       std::tie(std::ignore, var) = ops::abn_forward_(x, weight, bias, optional(running.mean), optional(running.var),
                                                      optional(running.num_batches_tracked), options.momentum,
@@ -40,9 +42,13 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
     } else {
       ops::abn_apply_(x, running.mean, running.var, weight, bias, options.eps, activation, options.activation.param,
                       gamma);
+      // A copy: a training pass before backward would change the running variance under our feet.
+      var = running.var.clone();
     }
     ctx->mark_dirty({x});
-    ctx->save_for_backward({x, var, weight.value_or(Tensor()), bias.value_or(Tensor())});
+    // A view's node would be kept alive by its own saved output: save the memory (and version counter) without history.
+    ctx->save_for_backward(
+        {x.is_view() ? x.tensor_data() : x, var, weight.value_or(Tensor()), bias.value_or(Tensor())});
     ctx->saved_data["training"] = options.training;
     ctx->saved_data["eps"] = options.eps;
     ctx->saved_data["activation"] = activation;
@@ -74,11 +80,18 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
   }
 };
 
+bool needs_grad(const Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
+
+/// Everything that would make PyTorch refuse the overwrite, before anything is written.
+void check_overwrite(const Tensor& x, bool gradients) {
+  torch::autograd::check_inplace(x, gradients);
+  TORCH_CHECK(!x.is_inference() || c10::InferenceMode::is_enabled(),
+              "inplace_abn: x is an inference tensor and may not be overwritten outside InferenceMode: pass x.clone()");
+}
+
 /// Frozen statistics need no inverse for relu (or slope 0): d_y vanishes wherever z says nothing about y. Any other
 /// activation that is not invertible would give wrong gradients.
-void check_frozen_gradients(const Tensor& x, const Tensor& weight, const Tensor& bias, const ActivationSpec& spec) {
-  const auto needs_grad = [](const Tensor& t) { return t.defined() && t.requires_grad(); };
-  if (!at::GradMode::is_enabled() || !(needs_grad(x) || needs_grad(weight) || needs_grad(bias))) return;
+void check_frozen_gradients(const ActivationSpec& spec) {
   const bool elu = spec.kind == Activation::kELU;
   if (elu ? spec.param > 0 : (spec.kind != Activation::kLeakyReLU || spec.param >= 0)) return;
   TORCH_CHECK(false,
@@ -113,10 +126,12 @@ std::string activation_name(Activation activation) {
 Tensor inplace_abn(Tensor x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                    const Tensor& running_var, const Tensor& num_batches_tracked, const InPlaceABNFuncOptions& options) {
   TORCH_CHECK(x.defined(), "inplace_abn: x is undefined: pass a tensor of shape [N, C, ...]");
+  const bool gradients = at::GradMode::is_enabled() && (needs_grad(x) || needs_grad(weight) || needs_grad(bias));
+  check_overwrite(x, gradients);
   if (!options.training) {
     TORCH_CHECK(running_mean.defined() && running_var.defined(),
                 "inplace_abn: evaluation (training = false) needs running_mean and running_var");
-    check_frozen_gradients(x, weight, bias, options.activation);
+    if (gradients) check_frozen_gradients(options.activation);
   }
   return InPlaceABNFunction::apply(x, optional(weight), optional(bias),
                                    Running{running_mean, running_var, num_batches_tracked}, options);

@@ -154,10 +154,11 @@ void check_counter(const char* op, const OptionalTensor& counter, const Tensor& 
   check_same_device(op, "num_batches_tracked", *counter, x);
 }
 
-void check_sums(const char* op, const char* name, const Tensor& sums, int64_t channels, ScalarType dtype) {
+void check_sums(const char* op, const char* name, const Tensor& sums, int64_t channels, ScalarType dtype,
+                const Tensor& x) {
   if (sums.dim() == 2 && sums.size(0) == 4 && sums.size(1) == channels && sums.is_contiguous() &&
       sums.scalar_type() == dtype) {
-    return;
+    return check_same_device(op, name, sums, x);
   }
   fail(op, name, " must be contiguous ", dtype_string(dtype), " of shape [4, ", channels, "], got ",
        dtype_string(sums.scalar_type()), " of shape ", shape_string(sums));
@@ -189,12 +190,23 @@ ActivationSpec check_activation(const char* op, int64_t activation, double param
   }
   if (!leaky && !elu) return spec;
   const char* name = leaky ? "the slope of leaky_relu" : "alpha of elu";
-  if (!std::isfinite(param)) fail(op, name, " must be finite, got ", param);
+  if (!std::isfinite(static_cast<float>(param))) fail(op, name, " must be finite in float32, got ", param);
   if (invertible && !(param > 0)) {
     fail(op, name, " must be above 0 in training (the activation has to be inverted), got ", param,
          leaky ? ": use e.g. 0.01, or ABN (not in place) for an exact relu" : ": use e.g. 1.0");
   }
+  // The inverse multiplies by 1/param in float32.
+  if (invertible && !std::isnormal(static_cast<float>(1 / param))) {
+    fail(op, name, " is too close to 0 to be inverted in float32, got ", param, ": use e.g. ", leaky ? "0.01" : "1.0");
+  }
   return spec;
+}
+
+void check_frozen_activation(const char* op, const ActivationSpec& spec) {
+  const bool elu = spec.kind == Activation::kELU;
+  if (elu ? spec.param > 0 : (spec.kind != Activation::kLeakyReLU || spec.param >= 0)) return;
+  fail(op, elu ? "alpha of elu must be above 0" : "the slope of leaky_relu must not be below 0",
+       " where gradients are wanted, got ", spec.param, ": run without gradients, or use ABN (not in place)");
 }
 
 kernels::GammaMode check_gamma(const char* op, int64_t gamma) {

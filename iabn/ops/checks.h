@@ -50,12 +50,15 @@ void check_channels(const char* op, const char* name, const OptionalTensor& tens
 /// num_batches_tracked: one int64 on x's device.
 void check_counter(const char* op, const OptionalTensor& counter, const Tensor& x);
 /// Sums of backward, contiguous [4, channels]; the number of elements per channel behind them, one value beside them.
-void check_sums(const char* op, const char* name, const Tensor& sums, int64_t channels, ScalarType dtype);
+void check_sums(const char* op, const char* name, const Tensor& sums, int64_t channels, ScalarType dtype,
+                const Tensor& x);
 void check_count(const char* op, const Tensor& count, const Tensor& sums);
 /// eps finite and not negative.
 void check_eps(const char* op, double eps);
 /// `activation` known, its parameter finite. invertible: also not relu, and the parameter above 0.
 ActivationSpec check_activation(const char* op, int64_t activation, double param, bool invertible);
+/// For backward with frozen statistics: relu and slope 0 are exact there, a negative slope or alpha is not.
+void check_frozen_activation(const char* op, const ActivationSpec& spec);
 kernels::GammaMode check_gamma(const char* op, int64_t gamma);
 
 /// Calls f with a value of the C++ type of x's elements.

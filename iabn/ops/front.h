@@ -200,6 +200,7 @@ struct Front {
     check_channels(op, "bias", bias, z);
     check_eps(op, eps);
     const ActivationSpec spec = check_activation(op, activation, activation_param, /*invertible=*/training);
+    check_frozen_activation(op, spec);
     const kernels::GammaMode mode = check_gamma(op, gamma);
     if (training) check_enough_values(op, z);
 
@@ -249,7 +250,7 @@ struct Front {
     constexpr const char* op = "abn_backward_apply";
     check_activation_tensor(op, "z", z);
     check_like(op, "d_z", d_z, "z", z);
-    check_sums(op, "sums", sums, z.size(1), accumulate_dtype(z.scalar_type()));
+    check_sums(op, "sums", sums, z.size(1), accumulate_dtype(z.scalar_type()), z);
     check_count(op, count, sums);
     check_channels(op, "var", var, z);
     check_channels(op, "weight", weight, z);
@@ -282,8 +283,8 @@ struct Front {
            shape_string(sums));
     }
     const int64_t channels = sums.size(1);
-    check_sums(op, "sums", sums, channels, accumulate);
-    check_sums(op, "local_sums", local_sums, channels, accumulate);
+    check_sums(op, "sums", sums, channels, accumulate, sums);
+    check_sums(op, "local_sums", local_sums, channels, accumulate, sums);
     check_count(op, count, sums);
     check_channels(op, "weight", weight, sums);
     check_eps(op, eps);

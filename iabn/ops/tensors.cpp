@@ -1,5 +1,6 @@
 #include "iabn/ops/tensors.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -23,7 +24,7 @@ std::vector<int64_t> dense_strides(const Tensor& x, Layout layout) {
   for (int64_t d = dims - 1; d >= 0; --d) {
     if (d == 1 && layout == Layout::kChannelsLast) continue;
     strides[d] = next;
-    next *= x.size(d);
+    next *= std::max<int64_t>(1, x.size(d));  // PyTorch's strides of an empty tensor
   }
   return strides;
 }
@@ -59,6 +60,7 @@ std::optional<Shape> dense_shape(const Tensor& x) {
   const int64_t channels = x.size(1);
   Shape shape{x.size(0), channels, 1, Layout::kContiguous};
   for (int64_t d = 2; d < x.dim(); ++d) shape.s *= x.size(d);
+  if (x.numel() == 0) return shape;
   // Where both layouts fit (S = 1, C = 1) the order of the tests picks the one whose inner loop is long.
   if (shape.s > 1 && has_strides(x, dense_strides(x, Layout::kContiguous))) return shape;
   shape.layout = Layout::kChannelsLast;

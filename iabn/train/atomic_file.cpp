@@ -11,9 +11,11 @@
 namespace iabn::train {
 namespace {
 
+namespace fs = std::filesystem;
+
 class Descriptor {
  public:
-  Descriptor(const std::filesystem::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+  Descriptor(const fs::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
   ~Descriptor() {
     if (fd_ >= 0) ::close(fd_);
   }
@@ -40,23 +42,51 @@ class Descriptor {
 
 // Removes the temporary file unless it has become the real one.
 struct Temporary {
-  std::filesystem::path path;
+  fs::path path;
   bool keep = false;
   ~Temporary() {
     if (!keep) ::unlink(path.c_str());
   }
 };
 
+fs::path temporary_path(const fs::path& target) { return target.string() + ".tmp." + std::to_string(::getpid()); }
+
+// What a link points to; FileError where it cannot be replaced.
+fs::path replaceable_file(const fs::path& path) {
+  std::error_code error;
+  const fs::path target = fs::weakly_canonical(path, error);
+  if (error) throw FileError("cannot write " + path.string() + ": " + error.message());
+  const fs::file_status status = fs::symlink_status(target, error);
+  if (fs::is_symlink(status)) {
+    throw FileError("cannot write " + path.string() + ": is a symbolic link to nowhere; remove it");
+  }
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    throw FileError("cannot write " + path.string() + ": is not a regular file" +
+                    (fs::is_directory(status) ? " but a folder" : "") + "; choose another name");
+  }
+  return target;
+}
+
 }  // namespace
 
-void replace_file(const std::filesystem::path& path, std::string_view bytes) {
-  const auto check = [&path](bool ok, const char* action) {
+fs::path folder_of(const fs::path& file) { return file.has_parent_path() ? file.parent_path() : "."; }
+
+void check_replaceable(const fs::path& path) {
+  const Temporary temporary{temporary_path(replaceable_file(path))};
+  if (!Descriptor(temporary.path, O_WRONLY | O_CREAT | O_TRUNC).is_open()) {
+    throw FileError("cannot write " + path.string() + ": creating a temporary file beside it: " + std::strerror(errno));
+  }
+}
+
+void replace_file(const fs::path& path, std::string_view bytes) {
+  const fs::path target = replaceable_file(path);
+  const auto check = [&](bool ok, const char* action) {
     if (ok) return;
     const std::string reason = std::strerror(errno);
     throw FileError("cannot write " + path.string() + ": " + action + ": " + reason +
-                    (std::filesystem::exists(path) ? "; the file that was there is unchanged" : ""));
+                    (fs::exists(target) ? "; the file that was there is unchanged" : ""));
   };
-  Temporary temporary{path.string() + ".tmp." + std::to_string(::getpid())};
+  Temporary temporary{temporary_path(target)};
   {
     Descriptor file(temporary.path, O_WRONLY | O_CREAT | O_TRUNC);
     check(file.is_open(), "creating a temporary file beside it");
@@ -64,12 +94,14 @@ void replace_file(const std::filesystem::path& path, std::string_view bytes) {
     check(file.sync(), "syncing to disk");
     check(file.close(), "closing");
   }
-  check(std::rename(temporary.path.c_str(), path.c_str()) == 0, "renaming the temporary file");
+  check(std::rename(temporary.path.c_str(), target.c_str()) == 0, "renaming the temporary file");
   temporary.keep = true;
-  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  const Descriptor directory(folder, O_RDONLY | O_DIRECTORY);
+  const Descriptor directory(folder_of(target), O_RDONLY | O_DIRECTORY);
   // The name is safe on disk only when the folder is; some network file systems cannot sync one and say EINVAL.
-  check(directory.is_open() && (directory.sync() || errno == EINVAL), "syncing the folder");
+  if (directory.is_open() && (directory.sync() || errno == EINVAL)) return;
+  const std::string reason = std::strerror(errno);
+  throw FileError(path.string() + ": the new file is in place, but its folder could not be synced to disk: " + reason +
+                  "; a power failure now may bring the old file back");
 }
 
 }  // namespace iabn::train

@@ -16,8 +16,15 @@ class FileError : public std::runtime_error {
 };
 
 /// Writes `bytes` to a temporary file beside `path`, syncs it, renames it over `path` and syncs the folder. A crash, a
-/// full disk or a lost power supply leaves either the old file or the new one. Throws FileError; the old file is then
-/// as it was, and the temporary file is gone.
+/// full disk or a lost power supply leaves either the old file or the new one. A symbolic link is followed. Throws
+/// FileError where `path` is something else than a file, or where writing fails: the old file is then as it was, and
+/// the temporary file is gone (only where the folder cannot be synced is the new file in place, as the text says).
 void replace_file(const std::filesystem::path& path, std::string_view bytes);
+
+/// Throws FileError where replace_file would for want of a folder or of rights: to be called before long work.
+void check_replaceable(const std::filesystem::path& path);
+
+/// The parent path, "." where there is none.
+std::filesystem::path folder_of(const std::filesystem::path& file);
 
 }  // namespace iabn::train

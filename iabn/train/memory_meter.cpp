@@ -28,6 +28,7 @@ class CountingAllocator final : public c10::Allocator {
     inner_ = c10::GetCPUAllocator();
     installed_ = true;
     current_ = peak_ = 0;
+    sizes_.clear();  // blocks of the meter before: their release must not count here
     c10::SetCPUAllocator(this);
   }
 

@@ -45,6 +45,12 @@ std::string progress_line(const ProgressState& state, int bar_width) {
 Progress::Progress(std::FILE* out, int64_t every)
     : out_(out), terminal_(::isatty(::fileno(out)) != 0), every_(std::max<int64_t>(every, 1)) {}
 
+Progress::~Progress() {
+  if (!drawn_) return;
+  std::fputc('\n', out_);
+  std::fflush(out_);
+}
+
 bool Progress::due(int64_t step) const {
   return terminal_ ? std::chrono::steady_clock::now() >= next_draw_ : step % every_ == 0;
 }

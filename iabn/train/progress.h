@@ -29,6 +29,10 @@ class Progress {
  public:
   /// every: steps between two plain lines (a terminal is redrawn four times a second instead).
   Progress(std::FILE* out, int64_t every);
+  /// Ends the line of a drawn bar, so that an error's message begins on its own.
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
 
   /// True where the line for this step would be drawn: asking first spares the sums for the others.
   bool due(int64_t step) const;

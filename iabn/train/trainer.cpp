@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include <ATen/ATen.h>
 
+#include "iabn/data/error.h"
 #include "iabn/data/loader.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
@@ -40,12 +42,17 @@ class Run {
 
  private:
   void open_data();
+  void refuse_another_run(const fs::path& checkpoint) const;
+  bool run_epoch(Metrics& train, Metrics& val);
   void train_epoch();
   void train_step(const data::Batch& batch, int64_t step);
   bool evaluate(Metrics& result);
   void finish_epoch(const Metrics& train, const Metrics& val);
+  void report_skipped();
   void save(const char* name);
-  void check_finite(double loss) const;
+  void check_weights() const;
+  void check_finite(double loss, const char* what = "loss") const;
+  [[noreturn]] void fail_diverged(const std::string& symptom) const;
   ProgressState progress_state(int64_t steps_done, double seconds) const;
   at::Tensor to_device(const at::Tensor& tensor) const { return tensor.to(device_, /*non_blocking=*/true); }
 
@@ -62,6 +69,7 @@ class Run {
   double last_evaluation_seconds_ = 0;
   double last_top1_ = 0;
   std::unique_ptr<CsvLog> log_;
+  std::set<std::string> skipped_;  // texts that have been printed
 };
 
 Run::Run(const Config& config, const TrainOptions& options)
@@ -84,12 +92,21 @@ Run::Run(const Config& config, const TrainOptions& options)
       throw SnapshotError(options_.resume->string() + ": was trained on " + std::to_string(state_.train_images) +
                           " images, the folder holds " + std::to_string(train_images));
     }
-  } else if (fs::exists(checkpoint)) {
+  }
+  if (fs::exists(checkpoint)) refuse_another_run(checkpoint);
+  state_.train_images = train_images;
+  log_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
+}
+
+void Run::refuse_another_run(const fs::path& checkpoint) const {
+  if (!options_.resume) {
     throw SnapshotError(checkpoint.string() + " exists: add --resume " + checkpoint.string() +
                         " to continue that run, or choose another --log-dir");
   }
-  state_.train_images = train_images;
-  log_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
+  const fs::path folder = folder_of(*options_.resume);
+  if (fs::equivalent(folder, folder_of(checkpoint))) return;
+  throw SnapshotError(checkpoint.string() + " exists and may belong to another run than " + options_.resume->string() +
+                      ": continue that one with --log-dir " + folder.string() + ", or choose a new --log-dir");
 }
 
 void Run::open_data() {
@@ -106,10 +123,12 @@ void Run::open_data() {
   loader.seed = static_cast<uint64_t>(config_.seed);
   loader.channels_last = config_.channels_last;
   loader.pinned = device_.is_cuda();
+  loader.skip_corrupt = options_.skip_corrupt;
   train_data_ = std::make_unique<data::Loader>(train_set, config_.input, data::Split::train, loader);
   auto val_loader = data::LoaderOptions::for_validation(optimizer_config_.batch_size, options_.workers);
   val_loader.channels_last = loader.channels_last;
   val_loader.pinned = loader.pinned;
+  val_loader.skip_corrupt = loader.skip_corrupt;
   val_data_ = std::make_unique<data::Loader>(val_set, config_.input, data::Split::val, val_loader);
 }
 
@@ -126,15 +145,8 @@ TrainResult Run::train() {
   }
   TrainResult result;
   while (state_.epoch < optimizer_config_.schedule.epochs && result.interrupted_by == 0) {
-    const Clock clock;
-    const double before = state_.epoch_seconds;
-    train_epoch();
-    const Metrics train = metrics_.values();
-    check_finite(train.loss);
-    Metrics val;
-    const bool complete = pending_interrupt() == 0 && evaluate(val);
-    state_.epoch_seconds = before + clock.seconds();
-    if (complete) {
+    Metrics train, val;
+    if (run_epoch(train, val)) {
       finish_epoch(train, val);
     } else {
       result.interrupted_by = pending_interrupt();
@@ -144,6 +156,29 @@ TrainResult Run::train() {
   result.top1 = last_top1_;
   result.best_top1 = state_.best_top1;
   return result;
+}
+
+// False where it was interrupted.
+bool Run::run_epoch(Metrics& train, Metrics& val) {
+  const Clock clock;
+  const double before = state_.epoch_seconds;
+  bool complete = false;
+  try {
+    train_epoch();
+    train = metrics_.values();
+    check_finite(train.loss);
+    complete = pending_interrupt() == 0 && evaluate(val);
+  } catch (const data::DataError& error) {  // met between two steps: the state is whole
+    state_.epoch_seconds = before + clock.seconds();
+    save("checkpoint.pt");
+    const std::string path = (options_.log_dir / "checkpoint.pt").string();
+    const bool corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
+    throw data::DataError("training stopped", error.what(),
+                          "state saved in " + path + "; repair or replace the file" +
+                              (corrupt ? " (or add --skip-corrupt)" : "") + ", then continue with --resume " + path);
+  }
+  state_.epoch_seconds = before + clock.seconds();
+  return complete;
 }
 
 void Run::train_epoch() {
@@ -188,6 +223,7 @@ bool Run::evaluate(Metrics& result) {
     sums.add(at::cross_entropy_loss(logits, labels), logits, labels);
   }
   result = sums.values();
+  check_finite(result.loss, "validation loss");
   last_evaluation_seconds_ = clock.seconds();
   return true;
 }
@@ -201,27 +237,51 @@ void Run::finish_epoch(const Metrics& train, const Metrics& val) {
                 static_cast<int>(state_.epoch), static_cast<int>(optimizer_config_.schedule.epochs), train.loss,
                 train.top1, val.loss, val.top1, val.top5, optimizer_.learning_rate(), state_.epoch_seconds);
   progress_.print(line);
+  report_skipped();
   last_top1_ = val.top1;
   const bool best = val.top1 > state_.best_top1;
   state_.best_top1 = std::max(state_.best_top1, val.top1);
   state_.step = 0;
   state_.epoch_seconds = 0;
   metrics_ = MetricSums(device_);
-  save("checkpoint.pt");
+  // A crash between the two repeats the epoch, which writes best.pt again; the other order could lose it.
   if (best) save("best.pt");
+  save("checkpoint.pt");
+}
+
+void Run::report_skipped() {
+  for (const auto* loader : {train_data_.get(), val_data_.get()}) {
+    for (const std::string& text : loader->skipped()) {
+      if (skipped_.insert(text).second) progress_.print("skipped " + text);
+    }
+  }
+  if (!skipped_.empty()) progress_.print("corrupt images skipped so far: " + std::to_string(skipped_.size()));
 }
 
 void Run::save(const char* name) {
+  check_weights();
   replace_file(options_.log_dir / name,
                snapshot_bytes(config_, state_, metrics_, *network_, optimizer_.impl(), device_));
 }
 
-void Run::check_finite(double loss) const {
-  if (std::isfinite(loss)) return;
-  throw DivergedError("the loss is " + std::to_string(loss) + " in epoch " + std::to_string(state_.epoch + 1) +
-                      ", step " + std::to_string(state_.step + 1) +
-                      ": training has diverged; lower optimizer.learning_rate or set optimizer.clip. The last snapshot "
-                      "is from before");
+// With the running statistics. One sum in double, which finite floats cannot overflow, and one wait for a GPU.
+void Run::check_weights() const {
+  const at::NoGradGuard no_grad;
+  at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device_));
+  for (const auto& parameter : network_->parameters()) sum += parameter.sum(at::kDouble);
+  for (const auto& buffer : network_->buffers()) sum += buffer.sum(at::kDouble);
+  if (!std::isfinite(sum.item<double>())) fail_diverged("a weight or a running statistic is not finite");
+}
+
+void Run::check_finite(double loss, const char* what) const {
+  if (!std::isfinite(loss)) fail_diverged(std::string("the ") + what + " is " + std::to_string(loss));
+}
+
+void Run::fail_diverged(const std::string& symptom) const {
+  throw DivergedError(symptom + " in epoch " + std::to_string(state_.epoch + 1) + ", after " +
+                      std::to_string(state_.step) +
+                      " steps: training has diverged; lower optimizer.learning_rate or set optimizer.clip" +
+                      (fs::exists(options_.log_dir / "checkpoint.pt") ? ". The last snapshot is from before" : ""));
 }
 
 ProgressState Run::progress_state(int64_t steps_done, double seconds) const {

@@ -19,6 +19,7 @@ struct TrainOptions {
   std::optional<std::filesystem::path> resume;
   std::string device = "auto";    // see choose_device
   int64_t workers = 2;            // threads that prepare data
+  bool skip_corrupt = false;      // pass over images that cannot be decoded, naming them after each epoch
   int64_t print_frequency = 100;  // steps between two lines where stdout is no terminal
 };
 
@@ -28,7 +29,7 @@ struct TrainResult {
   double best_top1 = 0;
 };
 
-/// The loss is not finite any more.
+/// The loss or a weight is not finite any more.
 class DivergedError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -36,8 +37,9 @@ class DivergedError : public std::runtime_error {
 
 /// Trains for config.optimizer.schedule.epochs epochs, evaluating after each; writes checkpoint.pt after every epoch
 /// and on SIGINT or SIGTERM (after the step at hand), best.pt after every evaluation that is the best so far, and a row
-/// of log.csv per epoch. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError, data::DataError,
-/// DivergedError, std::invalid_argument (device).
+/// of log.csv per epoch. Data that cannot be read costs no finished step: checkpoint.pt is written before
+/// data::DataError leaves. Snapshots never hold weights that are not finite. Progress goes to stdout. Throws
+/// ConfigError, SnapshotError, FileError, data::DataError, DivergedError, std::invalid_argument (device).
 TrainResult train(const Config& config, const TrainOptions& options);
 
 }  // namespace iabn::train

@@ -77,5 +77,39 @@ TEST(AtomicFile, AMissingFolderIsNamed) {
   }
 }
 
+TEST(AtomicFile, ALinkStaysAndItsFileIsReplaced) {
+  const test::TemporaryFolder folder("link");
+  fs::create_directory(folder.path() / "elsewhere");
+  replace_file(folder.path() / "elsewhere/file", "old");
+  fs::create_symlink("elsewhere/file", folder.path() / "link");
+  replace_file(folder.path() / "link", "new");
+  EXPECT_TRUE(fs::is_symlink(folder.path() / "link"));
+  EXPECT_EQ(test::read_file(folder.path() / "elsewhere/file"), "new");
+  EXPECT_EQ(names_in(folder.path() / "elsewhere"), std::vector<std::string>{"file"});
+}
+
+TEST(AtomicFile, WhatIsNoFileIsRefused) {
+  const auto refusal = [](const fs::path& path) -> std::string {
+    try {
+      replace_file(path, "x");
+    } catch (const FileError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const test::TemporaryFolder folder("no_file");
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("is not a regular file but a folder"));
+  EXPECT_THAT(refusal("/dev/null"), HasSubstr("cannot write /dev/null: is not a regular file"));
+  fs::create_symlink("nowhere", folder.path() / "link");
+  EXPECT_THAT(refusal(folder.path() / "link"), HasSubstr("is a symbolic link to nowhere"));
+}
+
+TEST(AtomicFile, CheckingLeavesNothingBehind) {
+  const test::TemporaryFolder folder("check");
+  check_replaceable(folder.path() / "file");
+  EXPECT_TRUE(names_in(folder.path()).empty());
+  EXPECT_THROW(check_replaceable(folder.path() / "missing/file"), FileError);
+}
+
 }  // namespace
 }  // namespace iabn::train

@@ -140,7 +140,8 @@ TEST_F(Program, InterruptionSavesAndTheResumedRunIsTheSame) {
     EXPECT_TRUE(wait_for(when));
     ::kill(child, signal);
     ASSERT_EQ(wait(child), code) << stderr_text();
-    EXPECT_THAT(stderr_text(), AllOf(HasSubstr("the state is saved"), HasSubstr("--resume " + log_dir)));
+    EXPECT_THAT(stderr_text(), AllOf(HasSubstr("the state is saved"), HasSubstr("--resume " + log_dir),
+                                     HasSubstr(" --device cpu --threads 1")));
     ASSERT_EQ(run(train(log_dir, {"--resume", log_dir + "/checkpoint.pt"})), 0) << stderr_text();
     EXPECT_THAT(stdout_text(), HasSubstr("continuing after epoch "));
     test::expect_same_snapshot(train::load_config(config_), path("straight") + "/checkpoint.pt",
@@ -190,6 +191,14 @@ TEST_F(Program, BenchLayerWritesRowsOfTheAgreedColumns) {
   int count = 0;
   for (; std::getline(rows, line); ++count) EXPECT_EQ(std::count(line.begin(), line.end(), ','), 15) << line;
   EXPECT_EQ(count, 4 * 2 * (3 * 3 + 2));  // dtype x layout, variants, passes x metrics, two of memory
+}
+
+TEST_F(Program, BenchRefusesAResultThatCannotBeWrittenBeforeMeasuring) {
+  EXPECT_EQ(run({"bench", "layer", "--device", "cpu", "--csv", path("missing") + "/rows.csv"}), 1);
+  EXPECT_THAT(stderr_text(), HasSubstr("missing/rows.csv: creating a temporary file beside it: No such"));
+  EXPECT_EQ(run({"bench", "network", config_, "--device", "cpu", "--result", folder_.path().string()}), 1);
+  EXPECT_THAT(stderr_text(), HasSubstr("is not a regular file but a folder"));
+  EXPECT_THAT(stdout_text(), Not(HasSubstr("activations held")));
 }
 
 TEST_F(Program, DoctorTestsTheLayer) {

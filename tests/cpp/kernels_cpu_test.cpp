@@ -429,10 +429,15 @@ Result<T> run_fused(const Problem<T>& p, const Oracle& o, const Executor& execut
 }
 
 template <class T>
-void expect_matches_oracle(const Problem<T>& p, const Executor& executor) {
-  SCOPED_TRACE(describe<T>(p.shape, p.activation));
+Oracle oracle_of(const Problem<T>& p) {
   Oracle o = forward_oracle(p);
   backward_oracle(p, o);
+  return o;
+}
+
+template <class T>
+void expect_matches(const Problem<T>& p, const Oracle& o, const Executor& executor) {
+  SCOPED_TRACE(describe<T>(p.shape, p.activation) + " " + active_primitives().name);
   const Result<T> r = run_fused(p, o, executor);
   const double a = unit_roundoff<accumulate_t<T>>();
   std::vector<double> mean_bound;
@@ -449,18 +454,29 @@ void expect_matches_oracle(const Problem<T>& p, const Executor& executor) {
   EXPECT_TRUE(r.d_x.guards_intact());
 }
 
+template <class T>
+void expect_matches_oracle(const Problem<T>& p, const Executor& executor) {
+  expect_matches(p, oracle_of(p), executor);
+}
+
 // ---------------------------------------------------------------------------------------------------- tests
 
-TEST_P(CpuKernels, ForwardAndBackwardMatchTheOracleOnBoundaryShapes) {
+// One test for all instruction sets: they share the oracle, which takes most of the time.
+TEST(CpuKernelsOnEveryInstructionSet, ForwardAndBackwardMatchTheOracleOnBoundaryShapes) {
   uint64_t seed = 0;
   for (const Shape& shape : boundary_shapes()) {
     for_each_type([&](auto t) {
       const Problem<decltype(t)> p(shape, kInvertible[seed % 3], seed);
-      expect_matches_oracle(p, serial);
+      const Oracle o = oracle_of(p);
+      for (const PrimitiveTable& table : supported_primitives()) {
+        use_primitives(&table);
+        expect_matches(p, o, Threads(1));
+      }
       ++seed;
     });
-    if (HasFailure()) return;  // one shape's worth of messages is enough
+    if (HasFailure()) break;  // one shape's worth of messages is enough
   }
+  use_primitives(nullptr);
 }
 
 TEST_P(CpuKernels, EveryActivationMatchesOnBothLayouts) {
@@ -830,6 +846,25 @@ TEST_P(CpuKernels, EluIsAccurateAndItsInverseIsClampedWhereItSaturates) {
   check(BFloat16{}, 1.01 * 0x1p-8);
 }
 
+TEST_P(CpuKernels, ASaturatedEluEntersTheSumsAtTheEndOfItsRoundingInterval) {
+  for_each_type([&](auto t) {
+    using T = decltype(t);
+    using A = accumulate_t<T>;
+    for (const double alpha : {1.0, 0.3, 0.7}) {
+      const Shape shape{1, 1, 3, Layout::kContiguous};
+      const T saturated = rounded<T>(-double(A(alpha)));  // may lie beyond -alpha by half a unit
+      const std::vector<T> z(3, saturated), d_z(3, rounded<T>(1));
+      std::vector<A> sums(4);
+      backward_reduce<T>(z.data(), d_z.data(), shape, {}, {Activation::kELU, alpha}, sums.data(), serial);
+      const double floor = std::log(2 * unit_roundoff<T>() / 4);
+      // Where -alpha is rounded towards zero its inverse is finite, and above the floor.
+      EXPECT_GE(sums[2], 3 * floor * (1 + 4 * unit_roundoff<A>()));
+      EXPECT_LE(sums[2], 3 * std::log(2 * unit_roundoff<T>()) / 2);
+      EXPECT_NEAR(sums[0], 0, 3 * unit_roundoff<T>());
+    }
+  });
+}
+
 TEST_P(CpuKernels, LeakyReluDecidesByTheSignBit) {
   // z = -0.0 is an underflowed negative: its gradient takes the slope.
   for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast}) {
@@ -944,7 +979,7 @@ TEST_P(CpuKernels, EmptyTensorsGiveZeros) {
 TEST(CpuInstructionSets, TheFastestSupportedOneIsActive) {
   ASSERT_FALSE(supported_primitives().empty());
   EXPECT_EQ(&active_primitives(), &supported_primitives().back());
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__SSE4_1__)  // compiled for every x86-64, so that all four were built
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     EXPECT_STREQ(active_primitives().name, "avx512");

@@ -116,7 +116,66 @@ TEST(InPlaceABNAutograd, OverwritingTheOutputRaisesPyTorchsVersionError) {
 TEST(InPlaceABNAutograd, ALeafThatNeedsAGradientIsRefused) {
   InPlaceABN abn = layer(ABNOptions(5));
   const Tensor x = input({2, 5, 4, 4}).requires_grad_();
+  const Tensor before = x.detach().clone(), mean = abn->running_mean.clone();
   EXPECT_THAT(message_of([&] { abn->forward(x); }), testing::HasSubstr("leaf Variable that requires grad"));
+  EXPECT_TRUE(torch::equal(x.detach(), before)) << "a refused input is left as it was";
+  EXPECT_TRUE(torch::equal(abn->running_mean, mean));
+  EXPECT_EQ(abn->num_batches_tracked.item<int64_t>(), 0);
+}
+
+TEST(InPlaceABNAutograd, ChunksAndInferenceTensorsAreRefusedUntouched) {
+  InPlaceABN abn = layer(ABNOptions(5));
+  const Tensor base = input({4, 5, 4, 4}).requires_grad_() * 1;
+  const Tensor before = base.detach().clone();
+  EXPECT_THAT(message_of([&] { abn->forward(base.chunk(2)[0]); }), testing::HasSubstr("view"));
+  EXPECT_TRUE(torch::equal(base.detach(), before));
+  Tensor x;
+  {
+    const c10::InferenceMode inference;
+    x = input({4, 5, 4, 4});
+  }
+  EXPECT_THAT(message_of([&] { abn->forward(x); }), testing::HasSubstr("nference"));
+  EXPECT_EQ(abn->num_batches_tracked.item<int64_t>(), 0);
+}
+
+TEST(InPlaceABNAutograd, ATrainingPassBeforeAFrozenOnesBackwardChangesNothing) {
+  const auto gradient = [&](bool train_between) {
+    InPlaceABN abn = layer(ABNOptions(5).affine(false));
+    abn->eval();
+    const Tensor x = input({4, 5, 4, 4}).requires_grad_();
+    const Tensor z = abn->forward(x * 1);
+    abn->train();
+    if (train_between) abn->forward(input({4, 5, 4, 4}) * 9);
+    z.square().sum().backward();
+    return x.grad();
+  };
+  EXPECT_TRUE(torch::equal(gradient(true), gradient(false)));
+}
+
+TEST(InPlaceABNAutograd, AViewsGraphIsFreedWithoutBackward) {
+  InPlaceABN abn = layer(ABNOptions(5));
+  const Tensor leaf = input({4, 5, 4, 4}).requires_grad_();
+  {
+    const Tensor base = leaf * 1;
+    const Tensor z = abn->forward(base.narrow(0, 1, 2));
+  }
+  EXPECT_EQ(leaf.use_count(), 1) << "a cycle keeps the graph, and so the leaf, alive";
+}
+
+TEST(InPlaceABNAutograd, WeightOrBiasAloneGetTheirGradient) {
+  for (const bool with_weight : {true, false}) {
+    const Tensor parameter = torch::rand(5).to(device()).add(0.5).requires_grad_();
+    const Tensor other = (with_weight ? torch::zeros(5) : torch::ones(5)).to(device()).requires_grad_();
+    const Tensor none;
+    const Tensor x = input({4, 5, 4, 4}), d_z = torch::randn_like(x);
+    nn::inplace_abn(x.clone(), with_weight ? parameter : none, with_weight ? none : parameter, {}, {}, {})
+        .backward(d_z);
+    const Tensor alone = parameter.grad().clone();
+    parameter.mutable_grad() = Tensor();
+    nn::inplace_abn(x.clone(), with_weight ? parameter : other, with_weight ? other : parameter, {}, {}, {})
+        .backward(d_z);
+    EXPECT_TRUE(torch::equal(alone, parameter.grad())) << "weight " << with_weight;
+  }
 }
 
 TEST(InPlaceABNAutograd, DoubleBackwardIsRefused) {
@@ -205,7 +264,8 @@ TEST(InPlaceABNMemory, HoldsOneTensorAndBackwardTakesOneMore) {
       meter.reset_peak();
       const Tensor z = abn->forward(input);
       EXPECT_LE(meter.current() - before, 0.01 * tensor) << "forward keeps more than the overwritten input";
-      EXPECT_LE(meter.peak() - before, 0.01 * tensor) << "forward takes a temporary";
+      // Partial sums of the blocks of a launch: bounded by the device's size, whatever the tensor's.
+      EXPECT_LE(meter.peak() - before, 0.01 * tensor + (512 << 10)) << "forward takes a temporary";
       before = static_cast<double>(meter.current());
       meter.reset_peak();
       const auto grads = torch::autograd::grad({z}, {x, abn->weight, abn->bias}, {d_z});

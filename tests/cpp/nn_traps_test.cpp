@@ -201,7 +201,10 @@ TEST(Modes, EvaluationTakesAnyActivationAndEmptyBatches) {
     const Tensor expected = torch::relu(
         at::batch_norm(x, abn->weight, abn->bias, abn->running_mean, abn->running_var, false, 0.1, 1e-5, false));
     EXPECT_TRUE(torch::allclose(abn->forward(x.clone()), expected, 1e-5, 1e-6));
-    EXPECT_EQ(abn->forward(torch::zeros({0, 3, 5, 5}).to(device())).numel(), 0);
+    for (const std::vector<int64_t>& empty :
+         {std::vector<int64_t>{0, 3, 5, 5}, {2, 3, 0, 5}, {2, 3, 5, 0}, {2, 3, 0}}) {
+      EXPECT_EQ(abn->forward(torch::zeros(empty).to(device())).numel(), 0);
+    }
   }
 }
 

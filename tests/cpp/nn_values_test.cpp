@@ -19,8 +19,9 @@ struct Pass {
   Tensor running_mean, running_var;  // before the pass
 };
 
-/// One forward and backward pass of an InPlaceABN with mixed parameters on the case's input.
-Pass run(const Case& c, bool training, bool legacy = false, bool affine = true) {
+/// One forward and backward pass of an InPlaceABN with mixed parameters on the case's input. d_z has a part along x:
+/// d_gamma becomes a sum of terms of one sign, large against its tolerance.
+Pass run(const Case& c, bool training, bool legacy = false, bool affine = true, double along_x = 0.5) {
   Pass r;
   const int64_t channels = c.shape[1];
   r.layer = nn::InPlaceABN(nn::ABNOptions(channels)
@@ -45,7 +46,8 @@ Pass run(const Case& c, bool training, bool legacy = false, bool affine = true) 
   r.running_var = r.layer->running_var.clone();
   r.layer->train(training);
   r.x = place(random_input(c.shape, 1), c.dtype, c.layout);
-  r.d_z = place(torch::randn(c.shape) + 0.3, c.dtype, c.layout == "slice" ? "contiguous" : c.layout);
+  r.d_z = place(torch::randn(c.shape) + 0.3 + along_x * random_input(c.shape, 1), c.dtype,
+                c.layout == "slice" ? "contiguous" : c.layout);
   // A leaf may not be overwritten; the copy takes its place, in the case's layout (views included) and under autograd.
   const Tensor leaf = r.x.detach().clone().requires_grad_();
   const Tensor input = place(torch::zeros(c.shape), c.dtype, c.layout).copy_(leaf);
@@ -75,7 +77,7 @@ void compare(const Case& c, const Pass& r, bool training, bool legacy = false) {
                "norm of d_x's error");
   if (r.layer->weight.defined()) {
     expect_close(r.layer->weight.grad(), o.d_weight, tolerance.d_weight(o, d_z, gamma), "d_weight");
-    expect_close(r.layer->bias.grad(), o.d_bias, tolerance.d_bias(o, d_z), "d_bias");
+    expect_close(r.layer->bias.grad(), o.d_bias, tolerance.d_bias(o, d_z, gamma), "d_bias");
   }
   if (training) {
     expect_close(r.layer->running_mean, o.running_mean, tolerance.mean(x) + 4 * tolerance.a, "running_mean");
@@ -108,9 +110,11 @@ TEST(InPlaceABNValues, WithoutAffineParametersEqualsTheOracle) {
   }
 }
 
-TEST(InPlaceABNValues, FrozenReluIsExact) {
-  const Case c{{4, 33, 7, 7}, torch::kFloat, "contiguous", "relu", 0.0};
-  compare(c, run(c, /*training=*/false), false);
+TEST(InPlaceABNValues, FrozenReluAndSlopeZeroAreExact) {
+  for (const std::string activation : {"relu", "leaky_relu"}) {
+    const Case c{{4, 33, 7, 7}, torch::kFloat, "contiguous", activation, 0.0};
+    compare(c, run(c, /*training=*/false), false);
+  }
 }
 
 TEST(InPlaceABNValues, SameInputGivesSameBits) {
@@ -123,29 +127,35 @@ TEST(InPlaceABNValues, SameInputGivesSameBits) {
   }
 }
 
-/// The bar for 16-bit types: no less accurate than BatchNorm + activation in the same type on the same data.
+/// The bar for 16-bit types: no less accurate than BatchNorm + activation in the same type on the same data. 2 %: the
+/// difference of two roundings of the same values. Where d_z depends strongly on x (the last data), the recovered x_hat
+/// weighs more in d_x and costs up to 15 %.
 TEST(InPlaceABNValues, SixteenBitGradientsAreAsAccurateAsBatchNorms) {
-  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
-    const Case c{{16, 32, 28, 28}, dtype, "contiguous", "leaky_relu", 0.01};
-    const Pass ours = run(c, true);
-    nn::ABN standard(nn::ABNOptions(32));
-    standard->to(device());
-    {
-      torch::NoGradGuard no_grad;
-      standard->weight.copy_(ours.layer->weight);
-      standard->bias.copy_(ours.layer->bias);
+  const auto error = [](const Tensor& actual, const Tensor& expected) {
+    return ((reference(actual) - expected).norm() / expected.norm()).item<double>();
+  };
+  for (const auto& [along_x, allowed] : {std::pair{0.0, 1.02}, {0.05, 1.02}, {0.5, 1.15}}) {
+    for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+      const Case c{{16, 32, 28, 28}, dtype, "contiguous", "leaky_relu", 0.01};
+      SCOPED_TRACE(c.name() + ", along x " + std::to_string(along_x));
+      const Pass ours = run(c, true, false, true, along_x);
+      nn::ABN standard(nn::ABNOptions(32));
+      standard->to(device());
+      {
+        torch::NoGradGuard no_grad;
+        standard->weight.copy_(ours.layer->weight);
+        standard->bias.copy_(ours.layer->bias);
+      }
+      Tensor x = ours.x.detach().clone().requires_grad_();
+      standard->forward(x).backward(ours.d_z);
+      const OracleResult o =
+          oracle(reference(ours.x), ours.layer->weight, ours.layer->bias, {}, {}, reference(ours.d_z), {});
+      EXPECT_LE(error(ours.d_x, o.d_x), allowed * error(x.grad(), o.d_x));
+      // The parameters' gradients are float32 sums on both sides: 1e-4 is their own rounding.
+      EXPECT_LE(error(ours.layer->weight.grad(), o.d_weight),
+                allowed * error(standard->weight.grad(), o.d_weight) + 1e-4);
+      EXPECT_LE(error(ours.layer->bias.grad(), o.d_bias), allowed * error(standard->bias.grad(), o.d_bias) + 1e-4);
     }
-    Tensor x = ours.x.detach().clone().requires_grad_();
-    standard->forward(x).backward(ours.d_z);
-    const OracleResult o =
-        oracle(reference(ours.x), ours.layer->weight, ours.layer->bias, {}, {}, reference(ours.d_z), {});
-    const auto error = [](const Tensor& actual, const Tensor& expected) {
-      return ((reference(actual) - expected).norm() / expected.norm()).item<double>();
-    };
-    // 2 %: the difference of two roundings of the same values.
-    EXPECT_LE(error(ours.d_x, o.d_x), 1.02 * error(x.grad(), o.d_x)) << c.name();
-    RecordProperty(c.name() + "_d_x",
-                   std::to_string(error(ours.d_x, o.d_x)) + " vs " + std::to_string(error(x.grad(), o.d_x)));
   }
 }
 

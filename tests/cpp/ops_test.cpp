@@ -72,7 +72,7 @@ TEST(Messages, NameTheOperatorTheArgumentWhatCameAndWhatToDo) {
       {[&] {
          call(input(), {}, {Activation::kLeakyReLU, nan});
        },
-       {"slope of leaky_relu must be finite, got nan"}},
+       {"slope of leaky_relu must be finite in float32, got nan"}},
       {[] {
          call(input(), {}, {Activation::kELU, 0.0});
        },

@@ -39,7 +39,8 @@ std::vector<Case> cases() {
   const std::vector<std::vector<int64_t>> shapes{
       {2, 3},          {7, 1},          {65, 257},        {2, 1, 5},         {3, 5, 7},
       {2, 31, 4, 4},   {2, 32, 7, 7},   {1, 33, 5, 3},    {4, 64, 14, 14},   {2, 8, 1, 1},
-      {3, 16, 31, 33}, {2, 7, 3, 5, 2}, {1, 24, 2, 8, 8}, {2, 128, 1, 1, 3}, {9, 2, 64, 66}};
+      {3, 16, 31, 33}, {2, 7, 3, 5, 2}, {1, 24, 2, 8, 8}, {2, 128, 1, 1, 3}, {9, 2, 64, 66},
+      {3, 20000}};
   const std::vector<std::pair<std::string, double>> activations{
       {"leaky_relu", 0.01}, {"leaky_relu", 0.0078125}, {"elu", 1.0}, {"elu", 0.5}, {"identity", 0.0}};
   std::vector<Case> result;

@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <torch/torch.h>
 
+#include "iabn/data/error.h"
 #include "iabn/train/build.h"
 #include "iabn/train/csv_log.h"
 #include "iabn/train/memory_meter.h"
@@ -21,6 +22,27 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
+
+// A grey image of 8 rows and columns.
+constexpr unsigned char kPng[] = {
+    0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0x00, 0x00, 0x00, 0x0d, 0x49, 0x48, 0x44, 0x52, 0x00, 0x00, 0x00,
+    0x08, 0x00, 0x00, 0x00, 0x08, 0x08, 0x00, 0x00, 0x00, 0x00, 0xe1, 0x64, 0xe1, 0x57, 0x00, 0x00, 0x00, 0x24, 0x49,
+    0x44, 0x41, 0x54, 0x78, 0xda, 0x63, 0xd0, 0x80, 0x02, 0x06, 0x1b, 0x28, 0x60, 0x08, 0x80, 0x02, 0x86, 0x14, 0x28,
+    0x60, 0xa8, 0x80, 0x02, 0x86, 0x1e, 0x28, 0x60, 0x58, 0x00, 0x05, 0x0c, 0x5b, 0xa0, 0x00, 0x00, 0xf2, 0x26, 0x1b,
+    0x81, 0xe5, 0x64, 0x1d, 0x5c, 0x00, 0x00, 0x00, 0x00, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82,
+};
+
+void write_png(const fs::path& path, size_t bytes = sizeof kPng) {
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(kPng), static_cast<std::streamsize>(bytes));
+}
+
+// The same image everywhere, so only its order and flips tell one run from another.
+void write_png_folder(const fs::path& folder) {
+  for (const char* name : {"train/a", "train/b", "train/c", "val/a", "val/b", "val/c"}) {
+    fs::create_directories(folder / name);
+    for (int i = 0; i < 20; ++i) write_png(folder / name / (std::to_string(i) + ".png"));
+  }
+}
 
 class Training : public testing::Test {
  protected:
@@ -141,8 +163,98 @@ TEST_F(Training, DivergenceStopsTheRun) {
     run(config, options("diverges"), 3);
     FAIL() << "no error";
   } catch (const DivergedError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("training has diverged"), HasSubstr("optimizer.learning_rate")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("training has diverged"), HasSubstr("optimizer.learning_rate"),
+                                    testing::Not(HasSubstr("last snapshot"))));
   }
+  EXPECT_FALSE(fs::exists(options("diverges").log_dir / "checkpoint.pt"));
+}
+
+// The loss of a run's only step comes from before it: the weights that it spoils show in the evaluation or at saving.
+TEST_F(Training, WeightsThatAreNotFiniteAreNotSaved) {
+  test::write_idx_dataset(data_, 16, 40);
+  Config config = test::small_config("standard");
+  config.optimizer.learning_rate = 1e38;
+  config.optimizer.clip = 0;
+  EXPECT_THROW(run(config, options("spoilt"), 1), DivergedError);
+  EXPECT_FALSE(fs::exists(options("spoilt").log_dir / "checkpoint.pt"));
+  EXPECT_FALSE(fs::exists(options("spoilt").log_dir / "best.pt"));
+}
+
+TEST_F(Training, ACorruptImageCostsNoFinishedStepAndTheResumedRunIsTheSame) {
+  const Config config = test::small_config("inplace");
+  TrainOptions straight = options("straight_png");
+  straight.data = folder_.path() / "png";
+  write_png_folder(straight.data);
+  run(config, straight, 2);
+  // In different steps of an epoch, and in the evaluation.
+  for (const char* name : {"train/a/5.png", "train/b/3.png", "train/c/9.png", "train/c/14.png", "val/b/3.png"}) {
+    SCOPED_TRACE(name);
+    TrainOptions stopped = options((std::string("stopped/") + name).c_str());
+    stopped.data = straight.data;
+    const std::string checkpoint = (stopped.log_dir / "checkpoint.pt").string();
+    write_png(stopped.data / name, 50);
+    try {
+      run(config, stopped, 2);
+      ADD_FAILURE() << "no error";
+    } catch (const data::DataError& error) {
+      EXPECT_THAT(error.what(), AllOf(HasSubstr(name), HasSubstr("state saved in " + checkpoint),
+                                      HasSubstr("continue with --resume " + checkpoint)));
+    }
+    write_png(stopped.data / name);
+    stopped.resume = checkpoint;
+    run(config, stopped, 2);
+    test::expect_same_snapshot(config, straight.log_dir / "checkpoint.pt", checkpoint);
+    EXPECT_EQ(test::log_without_seconds(straight.log_dir), test::log_without_seconds(stopped.log_dir));
+  }
+}
+
+TEST_F(Training, ACorruptImageDoesNotSaveSpoiltWeights) {
+  TrainOptions run_options = options("spoilt_png");
+  run_options.data = folder_.path() / "png";
+  write_png_folder(run_options.data);
+  write_png(run_options.data / "train/c/9.png", 50);  // in the second of two batches: no loss has seen the weights yet
+  Config config = test::small_config("inplace");
+  config.optimizer.batch_size = 24;
+  config.optimizer.learning_rate = 1e38;
+  config.optimizer.weight_decay = 1e30;
+  config.optimizer.clip = 0;
+  try {
+    run(config, run_options, 1);
+    FAIL() << "no error";
+  } catch (const DivergedError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("a weight or a running statistic is not finite in epoch 1, after 1 steps"));
+  }
+  EXPECT_FALSE(fs::exists(run_options.log_dir / "checkpoint.pt"));
+}
+
+TEST_F(Training, CorruptImagesAreSkippedAndNamedWhereAsked) {
+  TrainOptions run_options = options("skips");
+  run_options.data = folder_.path() / "png";
+  run_options.skip_corrupt = true;
+  write_png_folder(run_options.data);
+  write_png(run_options.data / "train/b/3.png", 50);
+  write_png(run_options.data / "val/c/4.png", 50);
+  testing::internal::CaptureStdout();
+  run(test::small_config("inplace"), run_options, 2);
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), AllOf(HasSubstr("train/b/3.png"), HasSubstr("val/c/4.png"),
+                                                            HasSubstr("corrupt images skipped so far: 2")));
+}
+
+TEST_F(Training, AnotherRunsFolderIsNotOverwrittenByAResumedRun) {
+  const Config config = test::small_config("inplace");
+  const TrainOptions a = options("a");
+  TrainOptions b = options("b");
+  run(config, a, 1);
+  run(config, b, 1);
+  b.resume = a.log_dir / "checkpoint.pt";
+  try {
+    run(config, b, 2);
+    FAIL() << "no error";
+  } catch (const SnapshotError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("continue that one with --log-dir " + a.log_dir.string()));
+  }
+  b.log_dir = a.log_dir / "../a";  // the same folder by another name
+  run(config, b, 2);
 }
 
 TEST_F(Training, TheNumberOfClassesMustFit) {
@@ -221,8 +333,8 @@ TEST(MemoryMeterTest, SeesFreesOnOtherThreadsAndAfterItsEnd) {
     survivor = torch::ones(256);
   }
   EXPECT_EQ(survivor.sum().item<float>(), 256);  // its memory outlives the meter
-  survivor.reset();
   MemoryMeter again(torch::kCPU);
+  survivor.reset();  // not of this meter
   EXPECT_EQ(again.current(), 0);
 }
 

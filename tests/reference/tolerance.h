@@ -8,6 +8,8 @@
 //     sum of magnitudes; 4 standard deviations and a few operations per term give g = 16 + 4*sqrt(m)
 // e   [C] rms error of the recovered x_hat: z is stored with relative error u, the inverse divides it by act'(y), and
 //     x_hat = (y - beta)/gamma, so e = u*rms(z/act'(y))/|gamma|. For leaky ReLU and identity z/act'(y) = y.
+// h   [C] error of x_hat from forward itself: x and mean are known to a*g of their magnitudes and rstd scales their
+//     difference, so a channel whose values lie close together compared with their size is ill-conditioned
 
 #include <cmath>
 
@@ -44,13 +46,15 @@ inline double smallest_normal(torch::Dtype dtype) {
 
 struct Tolerance {
   double u, a, g, m, tiny;
+  torch::Tensor magnitude;  // [C]: rms of x
 
   Tolerance(const torch::Tensor& x)  // NOLINT: implicit
       : u(unit_roundoff(x.scalar_type())),
         a(x.scalar_type() == torch::kDouble ? 0x1p-53 : 0x1p-24),
         g(16 + 4 * std::sqrt(static_cast<double>(x.numel()) / static_cast<double>(x.size(1)))),
         m(static_cast<double>(x.numel()) / static_cast<double>(x.size(1))),
-        tiny(smallest_normal(x.scalar_type()) * u) {}
+        tiny(smallest_normal(x.scalar_type()) * u),
+        magnitude((channel_sum(x.detach().to(torch::kCPU, torch::kDouble).square()) / m).sqrt()) {}
 
   /// Elementwise bound on z: one rounding to storage, plus y's own error: x, mean and beta are known to a relative a*g
   /// of their magnitudes, and gamma*rstd scales x.
@@ -62,10 +66,14 @@ struct Tolerance {
     return r.z.abs() * u + magnitude * (a * g) + tiny;
   }
 
+  torch::Tensor h(const OracleResult& r, double eps = 1e-5) const {
+    return (magnitude + r.mean.abs()) / (r.var + eps).sqrt() * (a * g);
+  }
+
   torch::Tensor e(const OracleResult& r, const torch::Tensor& d_z, const torch::Tensor& gamma) const {
     const auto derivative = r.d_y / d_z;  // 0/0 where nothing comes in: such elements do not matter
     const auto error = torch::where((derivative == 0) | derivative.isnan(), torch::zeros_like(d_z), r.z / derivative);
-    return u * (channel_sum(error.square()) / m).sqrt() / gamma.abs();
+    return u * (channel_sum(error.square()) / m).sqrt() / gamma.abs() + h(r);
   }
 
   /// [C], on the norm of d_x's error per channel: d_x = gamma*rstd*(d_y - d_beta/m - x_hat*d_gamma/m). d_y has relative
@@ -85,9 +93,10 @@ struct Tolerance {
     return norm * std::sqrt(m) * (2 * e(r, d_z, gamma) + a * g);
   }
 
-  /// [C]: d_beta = sum d_y.
-  torch::Tensor d_bias(const OracleResult& r, const torch::Tensor& d_z) const {
-    return channel_sum(r.d_y.abs()) * (a * g) + u * channel_sum((d_z * r.z).abs());
+  /// [C]: d_beta = sum d_y; act'(y) is as uncertain as the stored z, and as y itself where it bends (ELU).
+  torch::Tensor d_bias(const OracleResult& r, const torch::Tensor& d_z, const torch::Tensor& gamma) const {
+    return channel_sum(r.d_y.abs()) * (a * g) + u * channel_sum((d_z * r.z).abs()) +
+           h(r) * gamma.abs() * channel_sum(d_z.abs());
   }
 
   /// [C]: mean and running mean; var.

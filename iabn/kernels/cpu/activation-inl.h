@@ -99,7 +99,7 @@ struct VectorActivation<T, ReLU<accumulate_t<T>>> {
     const Tag<T> d;
     const auto zero = hn::Zero(d);
     // A product, not a selection: an infinite or NaN d_z shows in d_y as it does in the scalar form.
-    return {z, hn::Mul(d_z, hn::IfThenElseZero(hn::Gt(z, zero), hn::Set(d, accumulate_t<T>(1))))};
+    return {z, hn::Mul(d_z, hn::IfThenZeroElse(hn::Le(z, zero), hn::Set(d, accumulate_t<T>(1))))};
   }
 };
 

@@ -119,18 +119,19 @@ void block_reduce(const T* z, const T* d_z, const Block& block, const std::vecto
 template <class T>
 void block_backward(const T* z, const T* d_z, T* d_x, const Block& block, const std::vector<accumulate_t<T>>& beta,
                     ColumnGradients<accumulate_t<T>>& gradients, bool linear, const ActivationSpec& activation,
-                    bool contiguous) {
+                    const Partition& partition) {
   const auto& primitives = active_primitives().get<T>();
+  const BackwardForm form{linear, partition.exceeds_cache() && d_x != d_z};
   const int64_t c = block.column;
   z += block.offset;
   d_z += block.offset;
   d_x += block.offset;
-  if (contiguous) {
+  if (partition.contiguous()) {
     primitives.segment_backward(z, d_z, d_x, block.segments, beta[static_cast<size_t>(c)],
-                                {gradients.a()[c], gradients.b()[c], gradients.c()[c]}, linear, activation);
+                                {gradients.a()[c], gradients.b()[c], gradients.c()[c]}, form, activation);
   } else {
     primitives.tile_backward(z, d_z, d_x, block.tile, beta.data() + c, gradients.a() + c, gradients.b() + c,
-                             gradients.c() + c, linear, activation);
+                             gradients.c() + c, form, activation);
   }
 }
 
@@ -169,7 +170,7 @@ void backward_apply(const T* z, const T* d_z, T* d_x, const Shape& shape, const 
     gradients.set(c, ChannelGradient<A>(sums, shape.c, c, double(count[0]), var[c], affine).coefficients);
   }
   partition.each_block(executor, [&](const Block& block, int64_t) {
-    block_backward(z, d_z, d_x, block, beta, gradients, true, activation, partition.contiguous());
+    block_backward(z, d_z, d_x, block, beta, gradients, true, activation, partition);
   });
 }
 
@@ -215,7 +216,7 @@ void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumu
         }
       },
       [&](const Block& block, int64_t) {
-        block_backward(z, d_z, d_x, block, beta, gradients, true, activation, partition.contiguous());
+        block_backward(z, d_z, d_x, block, beta, gradients, true, activation, partition);
       });
   backward_parameters(sums.data(), sums.data(), &count, shape.c, affine, d_weight, d_bias);
 }
@@ -233,7 +234,7 @@ void backward_frozen(const T* z, const T* d_z, T* d_x, const Shape& shape, const
     gradients.set(c, {A(double(affine.gamma(c)) * rstd_of(var[c], affine)), A(0), A(0)});
   }
   const auto second = [&](const Block& block, int64_t) {
-    block_backward(z, d_z, d_x, block, beta, gradients, false, activation, partition.contiguous());
+    block_backward(z, d_z, d_x, block, beta, gradients, false, activation, partition);
   };
   if (!d_weight && !d_bias) {
     if (d_x) partition.each_block(executor, second);

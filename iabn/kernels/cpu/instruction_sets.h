@@ -42,6 +42,11 @@ struct ApplyCoefficients {
   A mean, scale, shift;
 };
 
+struct BackwardForm {
+  bool linear = true;       // d_x = a*d_y + b*y' + c; false: d_x = a*d_y (frozen statistics), b and c are not read
+  bool past_cache = false;  // d_x is not read again soon: keep it out of the cache where alignment allows
+};
+
 /// Loops over one piece of a tensor. Pointers address the first element of the piece; unaligned ones are legal.
 /// Arrays per channel are indexed by column; `sums` of a tile is [4][sums_stride].
 template <class T>
@@ -59,11 +64,10 @@ struct Primitives {
   void (*segment_reduce)(const T* z, const T* d_z, const Segments&, A beta, const Spec&, A* sums);
   void (*tile_reduce)(const T* z, const T* d_z, const Tile&, const A* beta, const Spec&, A* sums, int64_t sums_stride);
 
-  // d_x = a*d_y + b*y' + c; `linear` false: d_x = a*d_y (frozen statistics), b and c are not read.
-  void (*segment_backward)(const T* z, const T* d_z, T* d_x, const Segments&, A beta, const Backward&, bool linear,
+  void (*segment_backward)(const T* z, const T* d_z, T* d_x, const Segments&, A beta, const Backward&, BackwardForm,
                            const Spec&);
   void (*tile_backward)(const T* z, const T* d_z, T* d_x, const Tile&, const A* beta, const A* a, const A* b,
-                        const A* c, bool linear, const Spec&);
+                        const A* c, BackwardForm, const Spec&);
 };
 
 enum class InstructionSet { kBaseline, kSSE4, kAVX2, kAVX512 };

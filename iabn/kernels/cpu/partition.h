@@ -42,6 +42,8 @@ class Partition {
   int64_t count() const { return shape_.count(); }
   int64_t chunks() const { return chunks_; }
   int64_t units() const { return units_; }
+  /// The tensor is too large to be found in a cache by whoever reads it next: see store_past_cache().
+  bool exceeds_cache() const { return exceeds_cache_; }
 
   /// Channels-last rows of few channels would leave most lanes empty, so `fold` rows are taken for one row of
   /// fold*channels columns; column j holds elements of channel j % channels. Where the number of rows is no multiple,
@@ -57,11 +59,13 @@ class Partition {
   /// body(block, chunk) for every block.
   template <class Body>
   void each_block(const Executor& executor, Body&& body) const {
-    run_blocks(executor, 0, units_, /*backwards=*/false, body);
+    run_blocks(executor, 0, units_, body);
   }
 
   /// first(block, chunk) for every block of a unit, then between(first channel, last channel + 1), then
-  /// second(block, chunk). The second pass walks backwards, from what the caches still hold.
+  /// second(block, chunk). Within a task the second pass walks backwards, from what the cache still holds. A group is
+  /// walked in the same order twice: backwards would hand every thread what another one has in its cache (float32
+  /// channels-last [32, 64, 56, 56], forward on two threads: 1.4 ms backwards, 0.95 ms in the same order).
   template <class First, class Between, class Second>
   void two_passes(const Executor& executor, First&& first, Between&& between, Second&& second) const {
     if (units_per_task_ > 0) {
@@ -78,14 +82,14 @@ class Partition {
     }
     for (int64_t begin = 0; begin < units_; begin += units_per_group_) {
       const int64_t end = std::min(units_, begin + units_per_group_);
-      run_blocks(executor, begin, end, /*backwards=*/false, first);
+      run_blocks(executor, begin, end, first);
       const int64_t channel = first_channel(begin);
       const int64_t last = first_channel(end);
       executor.run((last - channel + kMergedChannels - 1) / kMergedChannels, [&](int64_t task) {
         const int64_t from = channel + task * kMergedChannels;
         between(from, std::min(last, from + kMergedChannels));
       });
-      run_blocks(executor, begin, end, /*backwards=*/true, second);
+      run_blocks(executor, begin, end, second);
     }
   }
 
@@ -98,23 +102,23 @@ class Partition {
   int64_t first_channel(int64_t unit) const { return std::min(shape_.c, unit * unit_columns_); }
 
   template <class Body>
-  void run_blocks(const Executor& executor, int64_t begin, int64_t end, bool backwards, Body&& body) const {
+  void run_blocks(const Executor& executor, int64_t begin, int64_t end, Body&& body) const {
     const int64_t units = end - begin;
     const int64_t blocks = units * chunks_;
     const int64_t tasks = (blocks + blocks_per_task_ - 1) / blocks_per_task_;
     executor.run(tasks, [&](int64_t task) {
       const int64_t last = std::min(blocks, (task + 1) * blocks_per_task_);
       for (int64_t i = task * blocks_per_task_; i < last; ++i) {
-        const int64_t index = backwards ? blocks - 1 - i : i;
         // The order of memory: all chunks of a channel (contiguous), all columns of a row (channels last).
-        const int64_t unit = begin + (contiguous() ? index / chunks_ : index % units);
-        const int64_t chunk = contiguous() ? index % chunks_ : index / units;
+        const int64_t unit = begin + (contiguous() ? i / chunks_ : i % units);
+        const int64_t chunk = contiguous() ? i % chunks_ : i / units;
         body(block(unit, chunk), chunk);
       }
     });
   }
 
   Shape shape_;
+  bool exceeds_cache_ = false;
   int64_t units_ = 0;
   int64_t chunks_ = 0;
   int64_t fold_ = 1;

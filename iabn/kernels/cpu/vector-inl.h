@@ -103,8 +103,8 @@ template <class T>
 HWY_INLINE hn::Vec<BitsTag<T>> narrow(Vector<T> v) {
   const BitsTag<T> d_bits;
   if constexpr (sizeof(T) == 2) {
-    const Tag<T> d;
-    const hn::Rebind<uint32_t, Tag<T>> du;
+    [[maybe_unused]] const Tag<T> d;
+    [[maybe_unused]] const hn::Rebind<uint32_t, Tag<T>> du;
     [[maybe_unused]] const hn::Rebind<int32_t, Tag<T>> di;
     if constexpr (std::is_same_v<T, BFloat16>) {
       // Rounding would turn a NaN with a low payload into an infinity, but none comes here: those of 16-bit inputs end
@@ -174,6 +174,21 @@ HWY_INLINE Vector<T> load(const T* p, N n) {
 template <class T, class N>
 HWY_INLINE void store(Vector<T> v, T* p, N n) {
   store_bits(narrow<T>(v), BitsTag<T>(), reinterpret_cast<Bits<T>*>(p), n);
+}
+
+/// Whether every whole vector of a piece at p, with runs `stride` elements apart, may be stored past the cache.
+template <class T>
+HWY_INLINE bool aligned_for_store_past_cache(const T* p, int64_t stride) {
+  constexpr size_t kBytes = sizeof(T) * static_cast<size_t>(kLanes<T>);
+  // Narrower vectors do not exist: Highway would write 16 bytes.
+  return kBytes >= 16 && reinterpret_cast<uintptr_t>(p) % kBytes == 0 && static_cast<size_t>(stride) % kLanes<T> == 0;
+}
+
+/// Stores without reading the line first, which costs a read of the whole tensor; p aligned. Whoever does so ends with
+/// hwy::FlushStream().
+template <class T>
+HWY_INLINE void store_past_cache(Vector<T> v, T* p) {
+  hn::Stream(narrow<T>(v), BitsTag<T>(), reinterpret_cast<Bits<T>*>(p));
 }
 
 /// Per-channel numbers: accumulation type in memory as in the lanes.
