@@ -8,8 +8,8 @@
 namespace iabn::kernels::cpu {
 namespace {
 
-// Elements of a channel in one chunk: bounds what a float32 lane accumulates (2048 terms with 16 lanes) and is a task
-// of some microseconds.
+// Contiguous: elements of a channel in one chunk, which bounds what a float32 lane accumulates (2048 terms with 16
+// lanes). Channels last: elements of all channels, at least. Either way some microseconds of work.
 constexpr int64_t kChunkElements = 32768;
 constexpr int64_t kMaxChunkRows = 4096;
 constexpr int64_t kMinChunkRows = 64;
@@ -81,7 +81,8 @@ void Partition::cut_channels_last(int64_t element_bytes, int64_t streams) {
   while (shape_.c * fold < kFoldColumns || (fold > 1 && shape_.c * fold % kFoldMultiple != 0)) fold *= 2;
   fold_ = std::min(fold, all_rows);
   rows_ = all_rows / fold_;
-  rows_per_chunk_ = std::clamp(round_up(divide_up(rows_, kWantedChunks), 8), kMinChunkRows, kMaxChunkRows);
+  const int64_t wanted_rows = std::max(divide_up(rows_, kWantedChunks), kChunkElements / columns());
+  rows_per_chunk_ = std::clamp(round_up(wanted_rows, 8), kMinChunkRows, kMaxChunkRows);
   chunks_ = divide_up(rows_, rows_per_chunk_) + (all_rows % fold_ != 0 ? 1 : 0);
 
   const int64_t column_bytes = rows_ * element_bytes * streams;

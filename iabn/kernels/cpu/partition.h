@@ -83,18 +83,23 @@ class Partition {
     for (int64_t begin = 0; begin < units_; begin += units_per_group_) {
       const int64_t end = std::min(units_, begin + units_per_group_);
       run_blocks(executor, begin, end, first);
-      const int64_t channel = first_channel(begin);
-      const int64_t last = first_channel(end);
-      executor.run((last - channel + kMergedChannels - 1) / kMergedChannels, [&](int64_t task) {
-        const int64_t from = channel + task * kMergedChannels;
-        between(from, std::min(last, from + kMergedChannels));
-      });
+      merge(executor, first_channel(begin), first_channel(end), between);
       run_blocks(executor, begin, end, second);
     }
   }
 
  private:
-  static constexpr int64_t kMergedChannels = 64;  // one task of the step between the passes
+  /// The step between the passes; by the calling thread where handing it out would cost more.
+  template <class Between>
+  void merge(const Executor& executor, int64_t begin, int64_t end, Between&& between) const {
+    constexpr int64_t kFewValues = 8192;  // about 10 us
+    constexpr int64_t kMergedChannels = 64;
+    if ((end - begin) * fold_ * chunks_ <= kFewValues) return between(begin, end);
+    executor.run((end - begin + kMergedChannels - 1) / kMergedChannels, [&](int64_t task) {
+      const int64_t from = begin + task * kMergedChannels;
+      between(from, std::min(end, from + kMergedChannels));
+    });
+  }
 
   void cut_contiguous(int64_t element_bytes, int64_t streams);
   void cut_channels_last(int64_t element_bytes, int64_t streams);
