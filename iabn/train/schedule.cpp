@@ -10,7 +10,10 @@ double schedule_factor(const ScheduleConfig& schedule, int64_t epoch, int64_t st
   const int64_t t = schedule.mode == "step" ? step : epoch;
   const ScheduleConfig::Params& params = schedule.params;
   if (schedule.type == "constant") return 1.0;
-  if (schedule.type == "step") return std::pow(params.gamma, static_cast<double>(t / params.step_size));
+  if (schedule.type == "step") {
+    const int64_t drops = t / params.step_size;
+    return std::pow(params.gamma, static_cast<double>(drops));
+  }
   if (schedule.type == "multistep") {
     const auto passed = std::count_if(params.milestones.begin(), params.milestones.end(),
                                       [t](int64_t milestone) { return milestone <= t; });

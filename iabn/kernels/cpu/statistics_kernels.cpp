@@ -134,7 +134,8 @@ Welford<accumulate_t<T>> segment_statistics(const T* x, const Segments& segments
 
   const int64_t rest = segments.length % kElements;
   const auto one_more = hn::FirstN(d, static_cast<size_t>(rest % kLane));
-  const auto weight = hn::Add(hn::Set(d, A(rest / kLane)), hn::IfThenElseZero(one_more, hn::Set(d, A(1))));
+  const int64_t full = rest / kLane;
+  const auto weight = hn::Add(hn::Set(d, A(full)), hn::IfThenElseZero(one_more, hn::Set(d, A(1))));
   const auto inverse = hn::IfThenZeroElse(hn::Eq(weight, hn::Zero(d)), hn::Div(hn::Set(d, A(1)), weight));
   BlockSeries<T> whole(hn::Set(d, A(kBlock)));
   BlockSeries<T> rests(weight);
