@@ -49,12 +49,16 @@ function(iabn_parse_arch_list arch_list output)
 endfunction()
 
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-  set(_arch_list "$ENV{TORCH_CUDA_ARCH_LIST}")
-  if(NOT _arch_list)
-    set(_arch_list "${IABN_DEFAULT_ARCH_LIST}")
+  if(NOT TORCH_CUDA_ARCH_LIST)
+    set(_arch_list "$ENV{TORCH_CUDA_ARCH_LIST}")
+    if(NOT _arch_list)
+      set(_arch_list "${IABN_DEFAULT_ARCH_LIST}")
+    endif()
+    # In the cache, so that configuring again in another shell does not change the architectures and rebuild everything;
+    # and as a variable, which an empty one of this name would hide.
+    set(TORCH_CUDA_ARCH_LIST "${_arch_list}" CACHE STRING "CUDA architectures, as numbers or names" FORCE)
+    set(TORCH_CUDA_ARCH_LIST "${_arch_list}")
   endif()
-  # In the cache, so that configuring again in another shell does not change the architectures and rebuild everything.
-  set(TORCH_CUDA_ARCH_LIST "${_arch_list}" CACHE STRING "CUDA architectures, as numbers or names")
   iabn_parse_arch_list("${TORCH_CUDA_ARCH_LIST}" CMAKE_CUDA_ARCHITECTURES)
 endif()
 message(STATUS "iabn: CUDA architectures ${CMAKE_CUDA_ARCHITECTURES}")
