@@ -11,9 +11,10 @@ namespace {
 
 class TorchExecutor final : public kernels::cpu::Executor {
  public:
-  void run(int64_t tasks, const std::function<void(int64_t)>& task) const override {
+  void run(int64_t tasks, kernels::cpu::Order order, const std::function<void(int64_t)>& task) const override {
     torch::stable::parallel_for(0, tasks, /*grain_size=*/1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) task(i);
+      const bool forwards = order == kernels::cpu::Order::kForwards;
+      for (int64_t i = begin; i < end; ++i) task(forwards ? i : end - 1 - (i - begin));
     });
   }
 };

@@ -34,16 +34,17 @@ constexpr double kGrowth = 96;
 class Threads final : public Executor {
  public:
   explicit Threads(int threads) : threads_(threads) {}
-  void run(int64_t tasks, const std::function<void(int64_t)>& task) const override {
+  void run(int64_t tasks, Order order, const std::function<void(int64_t)>& task) const override {
+    const auto take = [&](int64_t i) { task(order == Order::kForwards ? i : tasks - 1 - i); };
     if (threads_ == 1) {
-      for (int64_t i = 0; i < tasks; ++i) task(i);
+      for (int64_t i = 0; i < tasks; ++i) take(i);
       return;
     }
     std::atomic<int64_t> next{0};
     std::vector<std::thread> pool;
     for (int t = 0; t < threads_; ++t) {
       pool.emplace_back([&] {
-        for (int64_t i = next++; i < tasks; i = next++) task(i);
+        for (int64_t i = next++; i < tasks; i = next++) take(i);
       });
     }
     for (auto& thread : pool) thread.join();

@@ -9,12 +9,16 @@
 
 namespace iabn::kernels::cpu {
 
+/// In which order a thread takes its tasks. Backwards, it meets first what it had last in the pass before, which its
+/// cache still holds; a hint, results don't depend on it.
+enum class Order { kForwards, kBackwards };
+
 /// Runs tasks 0..n-1, each once, on any number of threads, and returns when all are done. Supplied by the caller, so
 /// that the kernels share the thread pool of the program around them.
 class Executor {
  public:
   virtual ~Executor() = default;
-  virtual void run(int64_t tasks, const std::function<void(int64_t)>& task) const = 0;
+  virtual void run(int64_t tasks, Order order, const std::function<void(int64_t)>& task) const = 0;
 };
 
 /// z over x; mean [C] and biased var [C] of this batch; updates `running`.
