@@ -34,7 +34,14 @@ function(iabn_parse_arch_list arch_list output)
           "TORCH_CUDA_ARCH_LIST: \"${entry}\" is older than 7.5, the oldest that CUDA 13 compiles for"
         )
       endif()
-      if(entry MATCHES "\\+PTX$")
+      # sm_90a runs on every device of compute capability 9.0 and has the instructions of the slab kernels; its PTX would
+      # run nowhere else.
+      if(arch STREQUAL "90" OR arch STREQUAL "90a")
+        list(APPEND result "90a-real")
+        if(entry MATCHES "\\+PTX$")
+          list(APPEND result "90-virtual")
+        endif()
+      elseif(entry MATCHES "\\+PTX$")
         list(APPEND result "${arch}")
       else()
         list(APPEND result "${arch}-real")

@@ -17,13 +17,13 @@ class CudaKernelsContract : public testing::Test {};
 using StorageTypes = testing::Types<double, float, Half, BFloat16>;
 TYPED_TEST_SUITE(CudaKernelsContract, StorageTypes);
 
-TYPED_TEST(CudaKernelsContract, SplitStepsEqualTheFusedDirections) {
+TYPED_TEST(CudaKernelsContract, SplitStepsEqualTheTwoPassDirections) {
   for (const Shape& shape : boundary_shapes()) {
     SCOPED_TRACE(describe(shape, kLeaky));
     const Problem<TypeParam> p(shape, kLeaky);
     Run<TypeParam> fused(p), split(p);
-    fused.forward();
-    fused.backward();
+    fused.two_pass_forward();
+    fused.two_pass_backward();
     split.statistics();
     auto packed = split.packed.host();
     auto mean = packed, var = packed;

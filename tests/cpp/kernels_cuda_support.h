@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "iabn/kernels/cuda/kernels.h"
+#include "iabn/kernels/cuda/two_pass.h"
 
 namespace iabn::test {
 
@@ -208,6 +209,14 @@ struct Run {
   kernels::Affine<A> affine() const { return {weight.get(), bias.get(), p.mode, p.eps}; }
   void forward(const kernels::Running<A>& running = {}) {
     kernels::cuda::forward(x.get(), p.shape, affine(), p.act, running, mean.get(), var.get(), workspace.get(), stream);
+  }
+  void two_pass_forward() {
+    kernels::cuda::two_pass_forward<T>(x.get(), p.shape, affine(), p.act, {}, mean.get(), var.get(), workspace.get(),
+                                       stream);
+  }
+  void two_pass_backward() {
+    kernels::cuda::two_pass_backward<T>(x.get(), d_z.get(), d_x.get(), p.shape, var.get(), affine(), p.act,
+                                        d_weight.get(), d_bias.get(), workspace.get(), stream);
   }
   void statistics() { kernels::cuda::statistics<T>(x.get(), p.shape, packed.get(), workspace.get(), stream); }
   void apply() { kernels::cuda::apply(x.get(), p.shape, mean.get(), var.get(), affine(), p.act, stream); }

@@ -9,6 +9,10 @@
 
 namespace iabn::kernels::cuda {
 
+/// a / b to two units in the last place where that is faster; the same bits every time.
+__device__ __forceinline__ float ratio(float a, float b) { return __fdividef(a, b); }
+__device__ __forceinline__ double ratio(double a, double b) { return a / b; }
+
 /// Count, mean and M2 of kSlots channels with a common count. See Note [Robust statistics].
 template <class A_, int kSlots>
 struct Moments {
@@ -21,8 +25,12 @@ struct Moments {
 
   __device__ __forceinline__ void merge(const Moments& other) {
     if (other.count == A(0)) return;
+    if (count == A(0)) {
+      *this = other;  // exactly: the quotient below may be one unit off 1
+      return;
+    }
     const A total = count + other.count;
-    const A share = other.count / total;
+    const A share = ratio(other.count, total);
     const A weight = count * share;
 #pragma unroll
     for (int k = 0; k < kSlots; ++k) {
@@ -31,6 +39,18 @@ struct Moments {
       m2[k] += other.m2[k] + delta * delta * weight;
     }
     count = total;
+  }
+
+  __device__ __forceinline__ Moments<A, 1> slot(int k) const { return {count, {mean[k]}, {m2[k]}}; }
+  __device__ __forceinline__ void set_count(A count_) { count = count_; }
+
+  /// The numbers but for the count.
+  template <class F>
+  __device__ __forceinline__ void for_each_number(F&& f) {
+#pragma unroll
+    for (int k = 0; k < kSlots; ++k) f(mean[k]);
+#pragma unroll
+    for (int k = 0; k < kSlots; ++k) f(m2[k]);
   }
 
   template <class F>
@@ -69,6 +89,13 @@ struct GradientSums {
       b1[k] += other.b1[k];
       b2[k] += other.b2[k];
     }
+  }
+
+  __device__ __forceinline__ GradientSums<A, 1> slot(int k) const { return {{a0[k]}, {a1[k]}, {b1[k]}, {b2[k]}}; }
+  __device__ __forceinline__ void set_count(A) {}
+  template <class F>
+  __device__ __forceinline__ void for_each_number(F&& f) {
+    for_each(f);
   }
 
   template <class F>

@@ -9,6 +9,7 @@
 #include "iabn/kernels/cuda/finish.h"
 #include "iabn/kernels/cuda/kernels.h"
 #include "iabn/kernels/cuda/launch.h"
+#include "iabn/kernels/cuda/two_pass.h"
 #include "iabn/kernels/cuda/vector.cuh"
 #include "iabn/kernels/cuda/with_vector.h"
 
@@ -199,9 +200,9 @@ A* partial_results(A* sums, const Shape& shape) {
 }  // namespace
 
 template <class T>
-void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumulate_t<T>* var,
-              const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation, accumulate_t<T>* d_weight,
-              accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
+void two_pass_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumulate_t<T>* var,
+                       const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation,
+                       accumulate_t<T>* d_weight, accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
   using A = accumulate_t<T>;
   if (!d_x && !d_weight && !d_bias) return;
   A* sums = static_cast<A*>(workspace);
@@ -243,16 +244,17 @@ void backward_apply(const T* z, const T* d_z, T* d_x, const Shape& shape, const 
 }
 
 /// The functions of kernels.h that these files define for one storage type.
-#define IABN_INSTANTIATE_BACKWARD(T)                                                                                   \
-  template void backward(const T*, const T*, T*, const Shape&, const accumulate_t<T>*, const Affine<accumulate_t<T>>&, \
-                         const ActivationSpec&, accumulate_t<T>*, accumulate_t<T>*, void*, cudaStream_t);              \
-  template void backward_frozen(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                          \
-                                const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,               \
-                                accumulate_t<T>*, void*, cudaStream_t);                                                \
-  template void backward_reduce(const T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,                      \
-                                const ActivationSpec&, accumulate_t<T>*, void*, cudaStream_t);                         \
-  template void backward_apply(const T*, const T*, T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,   \
-                               const accumulate_t<T>*, const Affine<accumulate_t<T>>&, const ActivationSpec&,          \
+#define IABN_INSTANTIATE_BACKWARD(T)                                                                                 \
+  template void two_pass_backward(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                      \
+                                  const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,           \
+                                  accumulate_t<T>*, void*, cudaStream_t);                                            \
+  template void backward_frozen(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                        \
+                                const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,             \
+                                accumulate_t<T>*, void*, cudaStream_t);                                              \
+  template void backward_reduce(const T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,                    \
+                                const ActivationSpec&, accumulate_t<T>*, void*, cudaStream_t);                       \
+  template void backward_apply(const T*, const T*, T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*, \
+                               const accumulate_t<T>*, const Affine<accumulate_t<T>>&, const ActivationSpec&,        \
                                cudaStream_t)
 
 }  // namespace iabn::kernels::cuda

@@ -2,12 +2,6 @@
 
 // Forward as two plain passes. Bytes, in tensors: statistics read 1; apply reads 1 and writes 1. Included by the
 // forward_<type>.cu files alone, one storage type each.
-//
-// Note [Robust statistics]
-// A thread takes the mean and M2 of the batch of vectors in its registers, exactly as the textbook writes them, and
-// merges them into its running mean and M2 (Chan, Golub, LeVeque). Nothing is squared before a nearby mean has been
-// subtracted, so mean 1e4 with deviation 1, or an outlier in front of a constant channel, lose nothing; sums shifted by
-// the first element would lose the second. The merge adds about one operation per element to the four of the batch.
 
 #include "iabn/kernels/cuda/accumulators.cuh"
 #include "iabn/kernels/cuda/activations.cuh"
@@ -15,39 +9,13 @@
 #include "iabn/kernels/cuda/finish.h"
 #include "iabn/kernels/cuda/kernels.h"
 #include "iabn/kernels/cuda/launch.h"
+#include "iabn/kernels/cuda/moments.cuh"
+#include "iabn/kernels/cuda/two_pass.h"
 #include "iabn/kernels/cuda/vector.cuh"
 #include "iabn/kernels/cuda/with_vector.h"
 
 namespace iabn::kernels::cuda {
 namespace {
-
-/// Moments of one batch of vectors, by two passes over registers.
-template <class C, class T, int kWidth, int kBatch>
-__device__ __forceinline__ Moments<accumulate_t<T>, C::kSlots> moments(const Vector<T, kWidth> (&batch)[kBatch]) {
-  using A = accumulate_t<T>;
-  constexpr int kCount = kBatch * kWidth / C::kSlots;
-  A values[kBatch][kWidth];
-#pragma unroll
-  for (int u = 0; u < kBatch; ++u) batch[u].unpack(values[u]);
-  Moments<A, C::kSlots> result;
-  result.count = A(kCount);
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-#pragma unroll
-    for (int u = 0; u < kBatch; ++u) result.mean[C::slot(j)] += values[u][j];
-  }
-#pragma unroll
-  for (int k = 0; k < C::kSlots; ++k) result.mean[k] *= A(1.0 / kCount);
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-#pragma unroll
-    for (int u = 0; u < kBatch; ++u) {
-      const A deviation = values[u][j] - result.mean[C::slot(j)];
-      result.m2[C::slot(j)] += deviation * deviation;
-    }
-  }
-  return result;
-}
 
 template <class T, int kWidth, Layout kLayout>
 __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kStatisticsBlocks)
@@ -65,7 +33,11 @@ __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kStatist
     Vector<T, kWidth> batch[kSize];
 #pragma unroll
     for (int u = 0; u < kSize; ++u) batch[u] = Vector<T, kWidth>::load(x + offsets[u]);
-    mine.merge(moments<C>(batch));
+    if (mine.count == A(0)) set_origin(mine, batch[0]);
+    MomentsBatch<A, C::kSlots> sums(mine);
+#pragma unroll
+    for (int u = 0; u < kSize; ++u) sums.add(batch[u]);
+    sums.merge_into(mine, A(kSize * kWidth / C::kSlots));
   });
 
   // Pass 2: the block's threads merge; one row publishes.
@@ -170,9 +142,9 @@ void launch_apply(T* x, const Shape& shape, const accumulate_t<T>* mean, const a
 }  // namespace
 
 template <class T>
-void forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation,
-             const Running<accumulate_t<T>>& running, accumulate_t<T>* mean, accumulate_t<T>* var, void* workspace,
-             cudaStream_t stream) {
+void two_pass_forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation,
+                      const Running<accumulate_t<T>>& running, accumulate_t<T>* mean, accumulate_t<T>* var,
+                      void* workspace, cudaStream_t stream) {
   using A = accumulate_t<T>;
   launch_statistics<T>(x, shape, StatisticsResult<A>{nullptr, mean, var, running}, static_cast<A*>(workspace), stream);
   launch_apply<T>(x, shape, mean, var, affine, activation, running.batches, stream);
@@ -191,11 +163,12 @@ void apply(T* x, const Shape& shape, const accumulate_t<T>* mean, const accumula
 }
 
 /// The functions of kernels.h that these files define for one storage type.
-#define IABN_INSTANTIATE_FORWARD(T)                                                                                \
-  template void forward(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,                   \
-                        const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, void*, cudaStream_t); \
-  template void statistics(const T*, const Shape&, accumulate_t<T>*, void*, cudaStream_t);                         \
-  template void apply(T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,                            \
+#define IABN_INSTANTIATE_FORWARD(T)                                                                          \
+  template void two_pass_forward(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,    \
+                                 const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, void*, \
+                                 cudaStream_t);                                                              \
+  template void statistics(const T*, const Shape&, accumulate_t<T>*, void*, cudaStream_t);                   \
+  template void apply(T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,                      \
                       const Affine<accumulate_t<T>>&, const ActivationSpec&, cudaStream_t)
 
 }  // namespace iabn::kernels::cuda

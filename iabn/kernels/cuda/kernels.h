@@ -2,10 +2,11 @@
 
 // CUDA kernels. Formulas, names and layouts: iabn/kernels/kernels.h. Instantiated for double, float, Half and BFloat16.
 //
-// Every function enqueues on `stream` and returns without waiting; it allocates nothing, so all of them can be captured
-// in a CUDA graph. `workspace` is device memory of at least workspace_bytes<T>(shape) bytes, 256-byte aligned, that
-// must stay valid until the stream has passed; its contents need no initialisation. A refused launch throws
-// std::runtime_error with CUDA's message. All pointers are device pointers.
+// Every function enqueues on `stream` and returns without waiting; all of them can be captured in a CUDA graph. Nothing
+// is allocated but 2 MiB at the first call on a stream (exchange_area.h), and nothing during a capture. `workspace` is
+// device memory of at least workspace_bytes<T>(shape) bytes, 256-byte aligned, that must stay valid until the stream
+// has passed; its contents need no initialisation. A refused launch throws std::runtime_error with CUDA's message. All
+// pointers are device pointers.
 
 #include <cstddef>
 #include <cstdint>

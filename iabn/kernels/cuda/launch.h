@@ -11,6 +11,7 @@ namespace iabn::kernels::cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // or the next check of an unrelated launch would find it
   throw std::runtime_error(std::string("iabn CUDA kernels: ") + what + ": " + cudaGetErrorName(status) + ": " +
                            cudaGetErrorString(status));
 }

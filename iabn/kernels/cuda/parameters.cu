@@ -1,11 +1,12 @@
 // Gradients of the parameters from sums that other processes contributed to; a few numbers per channel. Also the size
-// of the workspace, which no kernel knows.
+// of the two-pass workspace, which no kernel knows.
 
 #include <algorithm>
 
 #include "iabn/kernels/cuda/kernels.h"
 #include "iabn/kernels/cuda/launch.h"
 #include "iabn/kernels/cuda/launch_policy.h"
+#include "iabn/kernels/cuda/two_pass.h"
 
 namespace iabn::kernels::cuda {
 namespace {
@@ -44,7 +45,7 @@ void backward_parameters(const A* local_sums, const A* sums, const A* count, int
 
 /// The vector width and with it the walk depend on the pointers' alignment, which is not known here: the most over all.
 template <class T>
-size_t workspace_bytes(const Shape& shape) {
+size_t two_pass_workspace_bytes(const Shape& shape) {
   const int sm_count = multiprocessors();
   int64_t numbers = 0;
   for (uintptr_t alignment = sizeof(T); alignment <= LaunchPolicy::kVectorBytes; alignment *= 2) {
@@ -63,9 +64,9 @@ template void backward_parameters(const float*, const float*, const float*, int6
                                   float*, cudaStream_t);
 template void backward_parameters(const double*, const double*, const double*, int64_t, const Affine<double>&, double*,
                                   double*, cudaStream_t);
-template size_t workspace_bytes<double>(const Shape&);
-template size_t workspace_bytes<float>(const Shape&);
-template size_t workspace_bytes<Half>(const Shape&);
-template size_t workspace_bytes<BFloat16>(const Shape&);
+template size_t two_pass_workspace_bytes<double>(const Shape&);
+template size_t two_pass_workspace_bytes<float>(const Shape&);
+template size_t two_pass_workspace_bytes<Half>(const Shape&);
+template size_t two_pass_workspace_bytes<BFloat16>(const Shape&);
 
 }  // namespace iabn::kernels::cuda

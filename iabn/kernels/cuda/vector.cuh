@@ -44,10 +44,17 @@ struct Vector {
   __device__ __forceinline__ void store(T* p) const { __stcs(reinterpret_cast<W*>(p), word); }
 
   __device__ __forceinline__ void unpack(A (&values)[kWidth]) const {
-    T elements[kWidth];
-    memcpy(elements, &word, sizeof(word));
+    if constexpr (sizeof(T) == 2 && kWidth >= 2) {
+      unsigned int pairs[kWidth / 2];
+      memcpy(pairs, &word, sizeof(word));
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) values[j] = static_cast<A>(elements[j]);
+      for (int j = 0; j < kWidth / 2; ++j) unpack_pair(pairs[j], values[2 * j], values[2 * j + 1], T{});
+    } else {
+      T elements[kWidth];
+      memcpy(elements, &word, sizeof(word));
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) values[j] = static_cast<A>(elements[j]);
+    }
   }
 
   static __device__ __forceinline__ Vector pack(const A (&values)[kWidth]) {
@@ -67,6 +74,15 @@ struct Vector {
   }
 
  private:
+  static __device__ __forceinline__ void unpack_pair(unsigned int pair, float& low, float& high, Half) {
+    const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+    low = both.x;
+    high = both.y;
+  }
+  static __device__ __forceinline__ void unpack_pair(unsigned int pair, float& low, float& high, BFloat16) {
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xffff0000u);
+  }
   static __device__ __forceinline__ unsigned int pack_pair(float low, float high, Half) {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const unsigned int*>(&pair);

@@ -1,0 +1,5 @@
+#include "iabn/kernels/cuda/channel.cuh"
+
+namespace iabn::kernels::cuda {
+IABN_INSTANTIATE_CHANNEL(Half);
+}

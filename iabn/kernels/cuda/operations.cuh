@@ -1,0 +1,232 @@
+#pragma once
+
+// The two directions as the on-chip kernels see them: what is reduced per channel, how the sums of all blocks become
+// four coefficients and the published results, and how the coefficients apply to a vector. Formulas:
+// iabn/kernels/kernels.h.
+//
+// An operation offers
+//   kInputs, kPartialWords   tensors that are read; 64-bit words of a block's partial result of a channel (exchange.cuh)
+//   Accumulator<slots>       see accumulators.cuh
+//   Constants<slots>         per-channel numbers that the reduction needs
+//   begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a batch, merge it
+//   merge_partials           the sums of all blocks, by the lanes of one channel
+//   parameters               what is known of a channel before the sums are
+//   coefficients, apply      the numbers of the application, for which everybody waits; and the output vector
+//   publish                  what the caller gets of a channel
+
+#include "iabn/kernels/cuda/accumulators.cuh"
+#include "iabn/kernels/cuda/activations.cuh"
+#include "iabn/kernels/cuda/exchange.cuh"
+#include "iabn/kernels/cuda/moments.cuh"
+#include "iabn/kernels/cuda/vector.cuh"
+#include "iabn/kernels/kernels.h"
+
+namespace iabn::kernels::cuda {
+
+/// Four numbers for each of a thread's channels.
+template <int kSlots>
+struct Coefficients {
+  float value[4][kSlots];
+};
+
+template <class T, class Act>
+struct ForwardOperation {
+  using Storage = T;
+  static constexpr int kInputs = 1;
+  static constexpr int kPartialWords = 1;
+  static constexpr int kCoefficients = 3;  // mean, scale, beta
+  template <int kSlots>
+  using Accumulator = Moments<float, kSlots>;
+  template <int kSlots>
+  struct Constants {
+    __device__ __forceinline__ Constants(const ForwardOperation&, int64_t, int64_t) {}
+  };
+
+  Act act;
+  Affine<float> affine;
+  Running<float> running;  // momentum is given, not cumulative
+  float* mean;             // [C]
+  float* var;              // [C], biased
+
+  template <int kSlots>
+  using Batch = MomentsBatch<float, kSlots>;
+
+  template <int kSlots, int kWidth>
+  static __device__ __forceinline__ void begin(Accumulator<kSlots>& accumulator, const Vector<T, kWidth> (&first)[1]) {
+    set_origin(accumulator, first[0]);
+  }
+  template <int kSlots, int kWidth>
+  __device__ __forceinline__ void add(Batch<kSlots>& batch, const Constants<kSlots>&,
+                                      const Vector<T, kWidth> (&in)[1]) const {
+    batch.add(in[0]);
+  }
+
+  static __device__ __forceinline__ void post_partial(uint64_t* at, const Accumulator<1>& a) {
+    post(at, a.mean[0], a.m2[0]);
+  }
+  /// Mean first, about one of the parts' means, then M2 about the mean: no division per part. Missing parts count 0.
+  template <int kRounds>
+  static __device__ __forceinline__ Accumulator<1> merge_partials(const uint64_t (&parts)[kRounds][1],
+                                                                  const float (&counts)[kRounds], float total,
+                                                                  int lanes) {
+    const float origin = __shfl_sync(0xffffffffu, low_of(parts[0][0]), 0, lanes);
+    float sum = 0.f;
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (counts[r] > 0.f) sum += counts[r] * (low_of(parts[r][0]) - origin);
+    }
+    const float mean = origin + ratio(sum_over(lanes, sum), total);
+    float m2 = 0.f;
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      const float distance = low_of(parts[r][0]) - mean;
+      if (counts[r] > 0.f) m2 += high_of(parts[r][0]) + counts[r] * distance * distance;
+    }
+    return {total, {mean}, {sum_over(lanes, m2)}};
+  }
+
+  /// One thread of the launch. Momentum is given: nobody reads the count.
+  __device__ __forceinline__ void count_batch() const {
+    if (running.batches) *running.batches += 1;
+  }
+
+  struct Parameters {
+    float gamma, beta, running_mean, running_var;
+  };
+  __device__ __forceinline__ Parameters parameters(int64_t c) const {
+    return {affine.gamma(c), affine.beta(c), running.mean ? running.mean[c] : 0.f, running.var ? running.var[c] : 0.f};
+  }
+  __device__ __forceinline__ float4 coefficients(const Accumulator<1>& total, const Parameters& p, float count) const {
+    return {total.mean[0], p.gamma * (1.f / sqrtf(total.m2[0] / count + affine.eps)), p.beta, 0.f};
+  }
+  __device__ __forceinline__ void publish(const Accumulator<1>& total, const Parameters& p, int64_t c,
+                                          float count) const {
+    mean[c] = total.mean[0];
+    var[c] = total.m2[0] / count;
+    const float factor = static_cast<float>(running.momentum);
+    const float unbiased = total.m2[0] / (count > 1.f ? count - 1.f : 1.f);
+    if (running.mean) running.mean[c] = (1.f - factor) * p.running_mean + factor * total.mean[0];
+    if (running.var) running.var[c] = (1.f - factor) * p.running_var + factor * unbiased;
+  }
+
+  template <int kSlots, int kWidth>
+  __device__ __forceinline__ Vector<T, kWidth> apply(const Coefficients<kSlots>& k,
+                                                     const Vector<T, kWidth> (&in)[1]) const {
+    float values[kWidth];
+    in[0].unpack(values);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const int s = kSlots == 1 ? 0 : j;
+      values[j] = act.forward((values[j] - k.value[0][s]) * k.value[1][s] + k.value[2][s]);
+    }
+    return Vector<T, kWidth>::pack(values);
+  }
+};
+
+template <class T, class Act>
+struct BackwardOperation {
+  using Storage = T;
+  static constexpr int kInputs = 2;  // z, d_z
+  static constexpr int kPartialWords = 2;
+  static constexpr int kCoefficients = 4;  // a, b, c, beta
+  template <int kSlots>
+  using Accumulator = GradientSums<float, kSlots>;
+  template <int kSlots>
+  struct Constants {
+    float beta[kSlots];
+    __device__ __forceinline__ Constants(const BackwardOperation& op, int64_t channel, int64_t channels) {
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) beta[k] = channel + k < channels ? op.affine.beta(channel + k) : 0.f;
+    }
+  };
+
+  Act act;
+  Affine<float> affine;
+  const float* var;  // [C]
+  float* d_weight;   // [C] or null
+  float* d_bias;     // [C] or null
+
+  /// Adds to the accumulator itself.
+  template <int kSlots>
+  struct Batch {
+    Accumulator<kSlots>& sums;
+    __device__ __forceinline__ explicit Batch(Accumulator<kSlots>& sums_) : sums(sums_) {}
+    __device__ __forceinline__ void merge_into(Accumulator<kSlots>&, float) const {}
+  };
+
+  template <int kSlots, int kWidth>
+  static __device__ __forceinline__ void begin(Accumulator<kSlots>&, const Vector<T, kWidth> (&)[2]) {}
+  template <int kSlots, int kWidth>
+  __device__ __forceinline__ void add(Batch<kSlots>& batch, const Constants<kSlots>& constants,
+                                      const Vector<T, kWidth> (&in)[2]) const {
+    float z[kWidth], d_z[kWidth];
+    in[0].unpack(z);
+    in[1].unpack(d_z);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const int s = kSlots == 1 ? 0 : j;
+      batch.sums.add(s, act.inverse(z[j]) - constants.beta[s], d_z[j] * act.derivative(z[j]));
+    }
+  }
+
+  static __device__ __forceinline__ void post_partial(uint64_t* at, const Accumulator<1>& a) {
+    post(at, a.a0[0], a.a1[0]);
+    post(at + 1, a.b1[0], a.b2[0]);
+  }
+  template <int kRounds>
+  static __device__ __forceinline__ Accumulator<1> merge_partials(const uint64_t (&parts)[kRounds][2],
+                                                                  const float (&counts)[kRounds], float, int lanes) {
+    Accumulator<1> all;
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (counts[r] == 0.f) continue;
+      all.a0[0] += low_of(parts[r][0]);
+      all.a1[0] += high_of(parts[r][0]);
+      all.b1[0] += low_of(parts[r][1]);
+      all.b2[0] += high_of(parts[r][1]);
+    }
+    return {{sum_over(lanes, all.a0[0])},
+            {sum_over(lanes, all.a1[0])},
+            {sum_over(lanes, all.b1[0])},
+            {sum_over(lanes, all.b2[0])}};
+  }
+
+  __device__ __forceinline__ void count_batch() const {}
+
+  struct Parameters {
+    float gamma, beta, rstd, sign;
+  };
+  __device__ __forceinline__ Parameters parameters(int64_t c) const {
+    return {affine.gamma(c), affine.beta(c), 1.f / sqrtf(var[c] + affine.eps), affine.gamma_sign(c)};
+  }
+  __device__ __forceinline__ float4 coefficients(const Accumulator<1>& total, const Parameters& p, float count) const {
+    const Recovery<float> r = recovery(p.gamma, count, total.b1[0], total.b2[0]);
+    const float d_gamma = gamma_gradient(r, total.a0[0], total.a1[0]);
+    const BackwardCoefficients<float> k = backward_coefficients(r, p.gamma, p.rstd, count, total.a0[0], d_gamma);
+    return {k.a, k.b, k.c, p.beta};
+  }
+  __device__ __forceinline__ void publish(const Accumulator<1>& total, const Parameters& p, int64_t c,
+                                          float count) const {
+    if (d_bias) d_bias[c] = total.a0[0];
+    if (!d_weight) return;
+    const Recovery<float> r = recovery(p.gamma, count, total.b1[0], total.b2[0]);
+    d_weight[c] = gamma_gradient(r, total.a0[0], total.a1[0]) * p.sign;
+  }
+
+  template <int kSlots, int kWidth>
+  __device__ __forceinline__ Vector<T, kWidth> apply(const Coefficients<kSlots>& k,
+                                                     const Vector<T, kWidth> (&in)[2]) const {
+    float z[kWidth], d_z[kWidth];
+    in[0].unpack(z);
+    in[1].unpack(d_z);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const int s = kSlots == 1 ? 0 : j;
+      const float y = act.inverse(z[j]) - k.value[3][s];
+      z[j] = k.value[0][s] * (d_z[j] * act.derivative(z[j])) + (k.value[1][s] * y + k.value[2][s]);
+    }
+    return Vector<T, kWidth>::pack(z);
+  }
+};
+
+}  // namespace iabn::kernels::cuda

@@ -1,0 +1,105 @@
+#pragma once
+
+// Thin names for the PTX that the slab kernel is built from: barriers in shared memory, bulk copies, and the transfer
+// of registers between warpgroups. Compute capability 9.0 (sm_90a).
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace iabn::kernels::cuda {
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/// A barrier in shared memory; `parity` of a wait is that of the phase it waits for: 0, 1, 0, ...
+struct SharedBarrier {
+  uint64_t state;
+
+  __device__ __forceinline__ void init(int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&state)), "r"(arrivals) : "memory");
+  }
+  __device__ __forceinline__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&state)) : "memory");
+  }
+  __device__ __forceinline__ void arrive_and_expect(int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&state)), "r"(bytes)
+                 : "memory");
+  }
+  __device__ __forceinline__ void wait(int parity) const {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "WAIT_%=:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra WAIT_%=;\n"
+        "}" ::"r"(shared_address(&state)),
+        "r"(parity)
+        : "memory");
+  }
+};
+
+/// A count in shared memory that one thread raises and others wait for; the two may be any number of steps apart, which
+/// the parity of a barrier could not tell.
+struct SharedCounter {
+  uint32_t count;
+
+  __device__ __forceinline__ void init() { count = 0; }
+  __device__ __forceinline__ void add() {
+    asm volatile("red.relaxed.cta.shared::cta.add.u32 [%0], 1;" ::"r"(shared_address(&count)) : "memory");
+  }
+  __device__ __forceinline__ void wait(uint32_t reached) const {
+    uint32_t now;
+    while (true) {
+      asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(shared_address(&count)) : "memory");
+      if (now >= reached) return;
+      __nanosleep(64);
+    }
+  }
+};
+
+/// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// One box of a two-dimensional tensor; rows and columns outside the tensor arrive as zeros, with the full byte count.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, SharedBarrier& done) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          shared_address(to)),
+      "l"(&map), "r"(column), "r"(row), "r"(shared_address(&done.state))
+      : "memory");
+}
+
+/// `bytes` consecutive bytes; both addresses and the size are multiples of 16.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, SharedBarrier& done) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(&done.state))
+               : "memory");
+}
+
+/// Barrier number `id` (1 to 15) among kThreads threads of the block.
+template <int kThreads>
+__device__ __forceinline__ void group_barrier(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
+/// All threads of a warpgroup: its registers per thread from here on.
+template <int kRegisters>
+__device__ __forceinline__ void release_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+template <int kRegisters>
+__device__ __forceinline__ void claim_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+
+}  // namespace iabn::kernels::cuda

@@ -1,0 +1,134 @@
+#pragma once
+
+// From a plan to a launch. Included by the slab_<direction>_<type>.cu files alone.
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <string>
+
+#include "iabn/kernels/cuda/exchange_area.h"
+#include "iabn/kernels/cuda/launch.h"
+#include "iabn/kernels/cuda/slab.cuh"
+#include "iabn/kernels/cuda/slab.h"
+#include "iabn/kernels/cuda/slab_source.cuh"
+#include "iabn/kernels/cuda/tensor_map.h"
+
+namespace iabn::kernels::cuda {
+namespace {
+
+template <class T, int kRowBytes, int kInputs>
+RowSource<T, kRowBytes, kInputs> row_source(const std::array<const T*, kInputs>& inputs, const Shape& shape,
+                                            const SlabPlan& plan) {
+  using Source = RowSource<T, kRowBytes, kInputs>;
+  Source source;
+  source.channels = shape.c;
+  source.rows = static_cast<int>(shape.count());
+  source.chunk_rows = plan.chunk_rows > 0 ? std::min(plan.chunk_rows, Source::kMaxRows) : Source::kMaxRows;
+  for (int i = 0; i < kInputs; ++i) {
+    source.maps[i] = row_map(inputs[i], sizeof(T), shape.count(), shape.c, source.chunk_rows, Source::kChannels);
+  }
+  return source;
+}
+
+template <class T, int kInputs>
+RunSource<T, kInputs> run_source(const std::array<const T*, kInputs>& inputs, const Shape& shape) {
+  using Source = RunSource<T, kInputs>;
+  Source source;
+  for (int i = 0; i < kInputs; ++i) source.inputs[i] = inputs[i];
+  source.channels = shape.c;
+  source.runs = static_cast<int>(shape.n);
+  source.run_vectors = static_cast<int>(shape.s / Source::kWidth);
+  source.pieces = run_pieces(source.run_vectors, Source::kTileVectors);
+  source.piece = source.run_vectors / source.pieces;
+  source.chunk_runs = source.pieces > 1 ? 1 : Source::kTileVectors / source.run_vectors;
+  source.inverse = ((1u << 21) + source.piece - 1) / source.piece;
+  return source;
+}
+
+/// False where the device, or the part of it that this stream may use, can't hold all blocks at a time.
+template <class Op, class Source>
+bool launch_slab(const Op& op, const Source& source, typename Op::Storage* out, const SlabPlan& plan, void* workspace,
+                 cudaStream_t stream) {
+  using Budget = SlabBudget<Op, Source>;
+  SlabJob<Op, Source> job{source, op, out, {}, plan.groups, Budget::kStages, 0};
+  const int64_t channels = int64_t{source.slabs()} * Source::kChannels;
+  const size_t bytes = Exchange::bytes(channels, plan.blocks, Op::kPartialWords);
+  job.exchange = {exchange_area(bytes, workspace, stream), channels, plan.blocks};
+  if (plan.ring_chunks > 0 && plan.ring_chunks < Budget::kStages) job.ring_chunks = plan.ring_chunks;
+  job.in_flight = plan.in_flight > 0 && plan.in_flight < Budget::kStages ? plan.in_flight : 3;
+
+  const auto kernel = slab_kernel<Op, Source>;
+  // Once per device would do, but is not worth the state: the runtime takes under a microsecond.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Budget::kSharedBytes),
+        "cudaFuncSetAttribute(slab_kernel)");
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned int>(plan.blocks * plan.groups));
+  config.blockDim = dim3(Budget::kThreads);
+  config.dynamicSmemBytes = Budget::kSharedBytes;
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, job);
+  if (status == cudaErrorCooperativeLaunchTooLarge || status == cudaErrorNotSupported) {
+    (void)cudaGetLastError();
+    return false;
+  }
+  check(status, "slab_kernel");
+  return true;
+}
+
+/// Calls launch_slab with the source that the plan asks for.
+template <class Op>
+bool launch_plan(const Op& op, const std::array<const typename Op::Storage*, Op::kInputs>& inputs,
+                 typename Op::Storage* out, const Shape& shape, const SlabPlan& plan, void* workspace,
+                 cudaStream_t stream) {
+  using T = typename Op::Storage;
+  if (plan.row_bytes == 64) {
+    return launch_slab(op, row_source<T, 64, Op::kInputs>(inputs, shape, plan), out, plan, workspace, stream);
+  }
+  if (plan.row_bytes == 128) {
+    return launch_slab(op, row_source<T, 128, Op::kInputs>(inputs, shape, plan), out, plan, workspace, stream);
+  }
+  return launch_slab(op, run_source<T, Op::kInputs>(inputs, shape), out, plan, workspace, stream);
+}
+
+}  // namespace
+
+template <class T>
+bool slab_forward(T* x, const Shape& shape, const Affine<float>& affine, const ActivationSpec& activation,
+                  const Running<float>& running, float* mean, float* var, const SlabPlan& plan, void* workspace,
+                  cudaStream_t stream) {
+  bool launched = false;
+  with_compiled_activation<T>(activation, [&](const auto& act) {
+    using Act = std::decay_t<decltype(act)>;
+    launched =
+        launch_plan(ForwardOperation<T, Act>{act, affine, running, mean, var}, {x}, x, shape, plan, workspace, stream);
+  });
+  return launched;
+}
+
+template <class T>
+bool slab_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const float* var, const Affine<float>& affine,
+                   const ActivationSpec& activation, float* d_weight, float* d_bias, const SlabPlan& plan,
+                   void* workspace, cudaStream_t stream) {
+  bool launched = false;
+  with_compiled_activation<T>(activation, [&](const auto& act) {
+    using Act = std::decay_t<decltype(act)>;
+    launched = launch_plan(BackwardOperation<T, Act>{act, affine, var, d_weight, d_bias}, {z, d_z}, d_x, shape, plan,
+                           workspace, stream);
+  });
+  return launched;
+}
+
+#define IABN_INSTANTIATE_SLAB_FORWARD(T)                                                                           \
+  template bool slab_forward(T*, const Shape&, const Affine<float>&, const ActivationSpec&, const Running<float>&, \
+                             float*, float*, const SlabPlan&, void*, cudaStream_t)
+#define IABN_INSTANTIATE_SLAB_BACKWARD(T)                                                               \
+  template bool slab_backward(const T*, const T*, T*, const Shape&, const float*, const Affine<float>&, \
+                              const ActivationSpec&, float*, float*, const SlabPlan&, void*, cudaStream_t)
+
+}  // namespace iabn::kernels::cuda
