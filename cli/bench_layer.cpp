@@ -1,7 +1,8 @@
 // iabn bench layer: InPlaceABN beside ATen's batch_norm + in-place activation, same process, rounds interleaved.
 //
 // Byte model, one pass = one tensor's bytes at the copy bandwidth of this run: forward 3 passes (statistics read x;
-// apply reads x and writes z), backward 5 (reduce reads z and d_z; apply reads both and writes d_x).
+// apply reads x and writes z), backward 5 (reduce reads z and d_z; apply reads both and writes d_x). Bandwidths count
+// these bytes, also where kernels keep data on chip and move fewer.
 
 #include <cstdio>
 #include <memory>

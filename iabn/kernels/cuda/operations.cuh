@@ -5,14 +5,12 @@
 // iabn/kernels/kernels.h.
 //
 // An operation offers
-//   kInputs, kPartialWords   tensors that are read; 64-bit words of a block's partial result of a channel (exchange.cuh)
-//   Accumulator<slots>       see accumulators.cuh
-//   Constants<slots>         per-channel numbers that the reduction needs
-//   begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a batch, merge it
-//   merge_partials           the sums of all blocks, by the lanes of one channel
-//   parameters               what is known of a channel before the sums are
-//   coefficients, apply      the numbers of the application, for which everybody waits; and the output vector
-//   publish                  what the caller gets of a channel
+//   kInputs, kPartialWords   tensors that are read; 64-bit words of a block's partial result of a channel
+//   (exchange.cuh) Accumulator<slots>       see accumulators.cuh Constants<slots>         per-channel numbers that the
+//   reduction needs begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a
+//   batch, merge it merge_partials           the sums of all blocks, by the lanes of one channel parameters what is
+//   known of a channel before the sums are coefficients, apply      the numbers of the application, for which everybody
+//   waits; and the output vector publish                  what the caller gets of a channel
 
 #include "iabn/kernels/cuda/accumulators.cuh"
 #include "iabn/kernels/cuda/activations.cuh"
