@@ -88,6 +88,34 @@ void expect_forward(const Problem<T>& p, Run<T>& run) {
       "z");
 }
 
+/// Channel 0 with a mean far above its deviation, channel 1 constant but for a large first element; at least 3
+/// channels.
+template <class T>
+Problem<T> hard_problem(const Shape& shape) {
+  Problem<T> p(shape, kIdentity);
+  bool first = true;
+  for (size_t i = 0; i < p.x.size(); ++i) {
+    const double value = double(p.x[i]);
+    if (p.channel(i) == 0) p.x[i] = T(static_cast<float>((sizeof(T) == 2 ? 100 : 1e4) + value));
+    if (p.channel(i) == 1) p.x[i] = T(first ? 10000.f : 1.f);
+    if (p.channel(i) == 1) first = false;
+  }
+  return p;
+}
+
+template <class T>
+void expect_hard_statistics(const Problem<T>& p, Run<T>& run) {
+  const Oracle oracle(p);
+  const auto mean = run.mean.host();
+  const auto var = run.var.host();
+  for (int c = 0; c < 3; ++c) {
+    EXPECT_NEAR(double(mean[c]), double(oracle.mean[c]),
+                double(8 * accumulate_roundoff<T>() * std::abs(oracle.mean[c]) + 1e-6));
+    // float32 stores a mean of 1e4 to within a thousandth of the deviation.
+    EXPECT_NEAR(double(var[c]), double(oracle.var[c]), 1e-4 * double(oracle.var[c]));
+  }
+}
+
 /// The sums, d_x and the gradients against the definitions in kernels.h, evaluated in float64 over the stored z.
 template <class T>
 void expect_backward(const Problem<T>& p, Run<T>& run) {
