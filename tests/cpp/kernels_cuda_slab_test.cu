@@ -54,6 +54,16 @@ void slab_backward(Run<T>& run, const SlabPlan& plan, T* d_x) {
   cuda_check(cudaStreamSynchronize(run.stream));
 }
 
+/// Both directions against the oracle.
+template <class T>
+void expect_both(const Problem<T>& p, Run<T>& run, const SlabPlan& plan) {
+  slab_forward(run, plan);
+  expect_forward(p, run);
+  slab_backward(run, plan, run.d_x.get());
+  run.backward_reduce();
+  expect_backward(p, run);
+}
+
 std::string describe_plan(const SlabPlan& p) {
   return " rows of " + std::to_string(p.row_bytes) + " bytes, " + std::to_string(p.groups) + " groups of " +
          std::to_string(p.blocks) + " blocks, chunks of " + std::to_string(p.chunk_rows) + ", ring " +
@@ -100,11 +110,7 @@ TYPED_TEST(CudaSlab, EveryPlanGivesForwardAndBackward) {
         for (const SlabPlan& plan : plans<TypeParam>(layout)) {
           SCOPED_TRACE(describe(shape, act) + describe_plan(plan));
           Run<TypeParam> run(p);
-          slab_forward(run, plan);
-          expect_forward(p, run);
-          slab_backward(run, plan, run.d_x.get());
-          run.backward_reduce();
-          expect_backward(p, run);
+          expect_both(p, run, plan);
           if (this->HasFatalFailure()) return;
         }
       }
@@ -118,11 +124,7 @@ TYPED_TEST(CudaSlab, ManyChannelsInLargeGroups) {
   const SlabPlan plan{64, 66, 1, 0, 0, 2};  // needs 66 multiprocessors
   ASSERT_GT(kernels::cuda::slab_workspace_bytes(p.shape, sizeof(TypeParam), plan, Pass::kForward), size_t{2} << 20);
   Run<TypeParam> run(p);
-  slab_forward(run, plan);
-  expect_forward(p, run);
-  slab_backward(run, plan, run.d_x.get());
-  run.backward_reduce();
-  expect_backward(p, run);
+  expect_both(p, run, plan);
 }
 
 TYPED_TEST(CudaSlab, DxMayOverwriteDzWhereChunksAreFetchedTwice) {

@@ -4,8 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-
+#include "iabn/kernels/cuda/launch_policy.h"
 #include "iabn/kernels/kernels.h"
 
 namespace iabn::kernels::cuda {
@@ -15,7 +14,6 @@ struct ChannelPolicy {
   static constexpr int kThreads = 512;
   /// Single 16-bit elements, where the two passes would fold the tensor (walk.h): [128,2048,7,7] 146, two passes 106.
   static constexpr int kLeastBytes = 4;
-  static constexpr int64_t kFoldRows = 64;
   static constexpr int kVectors = 8;  // of each input, in a thread's registers, at most
 
   /// Whether the registers suffice for blocks of twice as many threads.
@@ -24,13 +22,13 @@ struct ChannelPolicy {
 
 /// Elements per access with which the channel kernels take this tensor, or 0 where they don't: channels last, float64,
 /// and channels that are too large. `pointer_bits`: all addresses, or-ed.
-inline int channel_width(const Shape& shape, int element_bytes, uintptr_t pointer_bits, int inputs) {
-  if (shape.layout != Layout::kContiguous || element_bytes > 4 || shape.numel() == 0) return 0;
-  const uintptr_t bits = static_cast<uintptr_t>(shape.s * element_bytes) | pointer_bits;
-  int width = 16 / element_bytes;
-  while (width > 1 && bits % static_cast<uintptr_t>(width * element_bytes) != 0) width /= 2;
-  if (width * element_bytes < ChannelPolicy::kLeastBytes && shape.n >= ChannelPolicy::kFoldRows) return 0;
-  const int sizes = ChannelPolicy::may_be_large(width * element_bytes, inputs) ? 2 : 1;
+template <class T>
+int channel_width(const Shape& shape, uintptr_t pointer_bits, int inputs) {
+  if (shape.layout != Layout::kContiguous || sizeof(T) > 4 || shape.numel() == 0) return 0;
+  const int width = vector_width<T>(shape, pointer_bits);
+  const int bytes = width * static_cast<int>(sizeof(T));
+  if (bytes < ChannelPolicy::kLeastBytes && shape.n >= LaunchPolicy::kFoldRows) return 0;
+  const int sizes = ChannelPolicy::may_be_large(bytes, inputs) ? 2 : 1;
   const int64_t most = int64_t{sizes} * ChannelPolicy::kVectors * ChannelPolicy::kThreads;
   return shape.count() / width <= most && shape.c < int64_t{1} << 31 ? width : 0;
 }

@@ -41,7 +41,7 @@ void forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& affine, co
              cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (!cumulative(running)) {
-      if (const int width = channel_width(shape, sizeof(T), bits(x), 1)) {
+      if (const int width = channel_width<T>(shape, bits(x), 1)) {
         return channel_forward<T>(x, shape, affine, activation, running, mean, var, width, stream);
       }
       if (const auto plan = slab_plan(shape, sizeof(T), bits(x), Pass::kForward)) {
@@ -58,7 +58,7 @@ void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumu
               accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (d_x) {
-      if (const int width = channel_width(shape, sizeof(T), bits(z, d_z, d_x), 2)) {
+      if (const int width = channel_width<T>(shape, bits(z, d_z, d_x), 2)) {
         return channel_backward<T>(z, d_z, d_x, shape, var, affine, activation, d_weight, d_bias, width, stream);
       }
       if (const auto plan = slab_plan(shape, sizeof(T), bits(z, d_z, d_x), Pass::kBackward)) {

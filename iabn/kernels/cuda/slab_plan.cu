@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "iabn/kernels/cuda/exchange.cuh"
 #include "iabn/kernels/cuda/launch.h"
@@ -42,19 +43,39 @@ struct Device {
   bool supported = false;
 };
 
-Device current_device() {
-  Device result;
 #if defined(IABN_CUDA_SM90A)
-  int device = 0, major = 0, minor = 0, cooperative = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&result.multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device), "cudaDeviceGetAttribute");
-  result.supported = cooperative != 0 && major == 9 && minor == 0 && result.multiprocessors <= 32 * Exchange::kRounds;
-#endif
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+std::vector<Device> all_devices() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+  std::vector<Device> result(static_cast<size_t>(count));
+  for (int device = 0; device < count; ++device) {
+    Device& d = result[static_cast<size_t>(device)];
+    d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+    d.supported = attribute(cudaDevAttrCooperativeLaunch, device) != 0 &&
+                  attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 &&
+                  attribute(cudaDevAttrComputeCapabilityMinor, device) == 0 &&
+                  d.multiprocessors <= 32 * Exchange::kRounds;
+  }
   return result;
+}
+#endif
+
+/// Attributes are asked once: a plan is made several times per call.
+Device current_device() {
+#if defined(IABN_CUDA_SM90A)
+  static const std::vector<Device> devices = all_devices();
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return devices.at(static_cast<size_t>(device));
+#else
+  return {};
+#endif
 }
 
 int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
