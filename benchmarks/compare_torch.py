@@ -1,8 +1,9 @@
 """The layer's operators beside PyTorch's BatchNorm + leaky ReLU, eager and compiled, in one process.
 
 Times forward and backward apart, rounds interleaved, over the BatchNorm layers of whole networks; prints milliseconds,
-passes (time in units of one copy of the tensor: bytes / copy bandwidth, reads plus writes) and, per network, the time
-of all its layers and the geometric mean of the ratios. Inputs rotate over more than the L2.
+passes (time in units of one copy of the tensor: bytes / copy bandwidth, reads plus writes) and, per network of
+layers.csv, the time of all its layers; at the end every case in which iabn is slower. Inputs rotate over more than the
+L2.
 
   python benchmarks/compare_torch.py build/cuda/lib --networks resnet50 --dtypes bfloat16 float16 --csv rows.csv
 """
@@ -10,10 +11,13 @@ of all its layers and the geometric mean of the ratios. Inputs rotate over more 
 import argparse
 import csv
 import datetime
+import functools
+import itertools
 import math
 import statistics
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -38,30 +42,27 @@ COLUMNS = [
     "git_sha",
     "date",
 ]
+DIRECTIONS = ("forward", "backward", "both")
+TABLE = Path(__file__).with_name("layers.csv")
 ROTATED_BYTES = 192 << 20  # more than three times the L2 of an H100
 
 
-def bottleneck_layers(batch, blocks, base_width, groups_width=1):
-    """(shape, how often) of the BatchNorm layers of a torchvision bottleneck ResNet at 224 x 224."""
-    layers = [((batch, 64, 112, 112), 1)]
-    size, planes = 56, base_width
-    for stage, count in enumerate(blocks):
-        width, out = planes * groups_width, 4 * planes
-        before = size if stage == 0 else 2 * size
-        layers += [((batch, width, before, before), 1), ((batch, width, size, size), 2 * count - 1)]
-        layers += [((batch, out, size, size), count + 1)]
-        size, planes = size // 2, 2 * planes
-    return layers
+def read_layers(path):
+    """{network: [(shape, how many layers)]} of a file like layers.csv, which `iabn bench layer --table` reads too."""
+    with path.open() as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        networks = {}
+        for row in rows:
+            networks.setdefault(row["network"], []).append((parse_shape(row["shape"]), int(row["count"])))
+        return networks
 
 
-NETWORKS = {
-    "resnet50": lambda: bottleneck_layers(128, [3, 4, 6, 3], 64),
-    "resnext101": lambda: bottleneck_layers(64, [3, 4, 23, 3], 64, groups_width=4),
-    # 3-D and segmentation shapes, one layer each.
-    "others": lambda: [
-        (s, 1) for s in [(8, 1024, 65, 65), (8, 64, 257, 257), (2, 32, 64, 64, 64), (4, 256, 16, 16, 16)]
-    ],
-}
+def parse_shape(text):
+    return tuple(int(size) for size in text.split("x"))
+
+
+def format_shape(shape):
+    return "x".join(map(str, shape))
 
 
 def iabn_variant(x, weight, bias, running, d_z):
@@ -108,8 +109,26 @@ def memory_format(layout, dimensions):
 
 
 class Timer:
+    """Time of the device alone: it pauses until the host has queued all the work, whose own time doesn't count."""
+
+    HOST_MS = 0.7  # per action, at most; autograd through a compiled function takes up to 0.6 ms
+
     def __init__(self, device):
         self.cuda = device.type == "cuda"
+        if self.cuda:
+            cycles = 10_000_000
+            torch.cuda._sleep(cycles)  # the first call loads the kernel
+            torch.cuda.synchronize()
+            self.cycles_per_ms = cycles / self._between(lambda: torch.cuda._sleep(cycles))
+
+    @staticmethod
+    def _between(work):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop)
 
     def milliseconds(self, actions):
         """Mean time of one action."""
@@ -118,13 +137,8 @@ class Timer:
             for action in actions:
                 action()
             return (time.perf_counter() - start) * 1e3 / len(actions)
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for action in actions:
-            action()
-        stop.record()
-        stop.synchronize()
-        return start.elapsed_time(stop) / len(actions)
+        torch.cuda._sleep(int((1 + self.HOST_MS * len(actions)) * self.cycles_per_ms))
+        return self._between(lambda: [action() for action in actions]) / len(actions)
 
 
 def copy_bandwidth(device, timer):
@@ -178,19 +192,72 @@ def git_sha():
     return found.stdout.strip()
 
 
-def main():
+def measure_layers(title, layers, measure_shape, element_ms):
+    """Prints a line per shape, then the network's; returns {(shape, direction): {variant: (p20, p50, p80) in ms}}.
+
+    element_ms: one pass over one element."""
+    results, least = {}, {}
+    totals, passes = Counter(), 0  # of all layers, in ms
+    for shape, count in layers:
+        times = measure_shape(shape)
+        torch.compiler.reset()
+        for directions in times.values():
+            directions["both"] = [sum(pair) for pair in zip(*directions.values(), strict=True)]
+        for direction in DIRECTIONS:
+            results[shape, direction] = {name: quantiles(directions[direction]) for name, directions in times.items()}
+        both = {name: middle for name, (_, middle, _) in results[shape, "both"].items()}
+        pass_ms = math.prod(shape) * element_ms
+        passes += count * pass_ms
+        for name, ms in both.items():
+            totals[name] += count * ms
+            least[name] = min(least.get(name, math.inf), ms / both["iabn"])
+        line = "  ".join(f"{name} {ms:.3f} ms {ms / pass_ms:5.1f} passes" for name, ms in both.items())
+        print(f"[{format_shape(shape)}] x{count} {title}: {line}", flush=True)
+    print(f"== {title}: all {sum(count for _, count in layers)} layers")
+    for name, ms in totals.items():
+        ratio = "" if name == "iabn" else f", {ms / totals['iabn']:.2f} times iabn, least of a shape {least[name]:.2f}"
+        print(f"     {name:10} {ms:9.2f} ms {ms / passes:6.2f} passes{ratio}", flush=True)
+    return results
+
+
+def print_slower(slower, cases):
+    """slower: {baseline: lines}, of `cases` comparisons each."""
+    for name, lines in slower.items():
+        print(f"slower than {name}: {f'{len(lines)} of {cases}' if lines else 'none'}")
+        for line in lines:
+            print(f"  {line}")
+
+
+def six_digits(value):
+    return f"{value:.6g}"
+
+
+def write_rows(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def parse_options():
+    networks = read_layers(TABLE)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("libraries", type=Path, help="folder of libiabn_ops.so and libiabn_ops_cuda.so")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", default=list(networks), choices=networks, help="default: all")
     parser.add_argument("--shapes", nargs="+", default=[], help="instead of networks, e.g. 128x256x56x56")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last"], choices=["channels_last", "contiguous"])
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--csv", type=Path, help="write the rows to this file")
+    parser.add_argument("--csv", type=Path, help="write the rows to this file, after every network, dtype and layout")
     options = parser.parse_args()
+    cases = {name: networks[name] for name in options.networks}
+    if options.shapes:
+        cases = {"shapes": [(parse_shape(shape), 1) for shape in options.shapes]}
+    return options, cases
 
+
+def main():
+    options, cases = parse_options()
     device = torch.device(options.device)
     for name in ["libiabn_ops.so"] + (["libiabn_ops_cuda.so"] if device.type == "cuda" else []):
         torch.ops.load_library(str((options.libraries / name).resolve()))
@@ -206,45 +273,27 @@ def main():
     bandwidth = copy_bandwidth(device, timer)
     print(f"{gpu}, PyTorch {torch.__version__}; copy bandwidth {bandwidth / 1e6:.0f} GB/s")
 
-    cases = {name: NETWORKS[name]() for name in options.networks}
-    if options.shapes:
-        cases = {"shapes": [(tuple(int(n) for n in shape.split("x")), 1) for shape in options.shapes]}
-    rows = []
-    for case, layers in cases.items():
-        for dtype_name in options.dtypes:
-            for layout in options.layouts:
-                dtype = getattr(torch, dtype_name)
-                totals = dict.fromkeys(variants, 0.0)
-                ratios = {name: [] for name in variants}
-                for shape, count in layers:
-                    pass_ms = math.prod(shape) * dtype.itemsize / bandwidth
-                    times = measure(shape, dtype, layout, device, timer, variants, options.rounds)
-                    torch.compiler.reset()
-                    text = "x".join(map(str, shape))
-                    both = {}
-                    for name, directions in times.items():
-                        directions["both"] = [sum(pair) for pair in zip(*directions.values(), strict=True)]
-                        both[name] = statistics.median(directions["both"])
-                        totals[name] += count * both[name]
-                        for direction, values in directions.items():
-                            at = [case, name, text, dtype_name, layout, direction]
-                            low, middle, high = quantiles(values)
-                            rows.append([*at, "time", low, middle, high, "ms", *stamp])
-                            passes = [value / pass_ms for value in (low, middle, high)]
-                            rows.append([*at, "passes", *passes, "tensors", *stamp])
-                    for name in variants:
-                        ratios[name].append(both[name] / both["iabn"])
-                    line = "  ".join(f"{n} {t:.3f} ms {t / pass_ms:5.1f} passes" for n, t in both.items())
-                    print(f"[{text}] x{count} {dtype_name} {layout}: {line}", flush=True)
-                for name in variants:
-                    mean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios[name]))
-                    print(
-                        f"== {case} {dtype_name} {layout}: {name} {totals[name]:.2f} ms for all layers, "
-                        f"geometric mean {mean:.2f} times the time of iabn, least {min(ratios[name]):.2f}"
-                    )
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    rows, compared = [], 0
+    slower = {name: [] for name in variants if name != "iabn"}
+    for (case, layers), dtype_name, layout in itertools.product(cases.items(), options.dtypes, options.layouts):
+        dtype = getattr(torch, dtype_name)
+        setting = {"dtype": dtype, "layout": layout, "device": device, "timer": timer, "rounds": options.rounds}
+        measure_shape = functools.partial(measure, variants=variants, **setting)
+        element_ms = dtype.itemsize / bandwidth
+        results = measure_layers(f"{case} {dtype_name} {layout}", layers, measure_shape, element_ms)
+        for (shape, direction), times in results.items():
+            compared += 1
+            at = [format_shape(shape), dtype_name, layout, direction]
+            for name, spread in times.items():
+                rows.append([case, name, *at, "time", *map(six_digits, spread), "ms", *stamp])
+                passes = [six_digits(ms / (math.prod(shape) * element_ms)) for ms in spread]
+                rows.append([case, name, *at, "passes", *passes, "tensors", *stamp])
+                ratio = times["iabn"][1] / times[name][1]
+                if ratio > 1:
+                    slower[name].append(f"{case} {' '.join(at)}: {ratio:.2f} times its time")
+        if options.csv:
+            write_rows(options.csv, rows)
+    print_slower(slower, compared)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 // apply reads x and writes z), backward 5 (reduce reads z and d_z; apply reads both and writes d_x). Bandwidths count
 // these bytes, also where kernels keep data on chip and move fewer.
 
+#include <array>
 #include <cstdio>
 #include <memory>
 
@@ -13,19 +14,21 @@
 #include "cli/bench_support.h"
 #include "cli/commands.h"
 #include "cli/layer_case.h"
+#include "cli/layer_summary.h"
+#include "cli/layer_table.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/device.h"
 
 namespace iabn::cli {
 namespace {
 
-constexpr double kForwardPasses = 3, kBackwardPasses = 5;
+constexpr std::array<double, 3> kModelPasses = {3, 5, 8};  // in the order of kPassNames
 
 struct Arguments {
-  std::vector<std::string> shapes;
+  std::vector<std::string> shapes, networks;
   std::vector<std::string> dtypes = {"float32", "bfloat16"};
   std::vector<std::string> layouts = {"contiguous", "channels_last"};
-  std::string device = "auto", activation = "leaky_relu", csv;
+  std::string device = "auto", activation = "leaky_relu", table, csv;
   double activation_param = 0.01;
   int threads = 0, rounds = 10;
 };
@@ -59,7 +62,7 @@ void report_pass(const Report& report, const LayerCase& layer, const char* pass,
   line("batch_norm", aten, "");
 }
 
-void run_case(const LayerCase& layer, int rounds, const Report& report) {
+CaseTimes run_case(const LayerCase& layer, int rounds, const Report& report) {
   std::printf("[%s] %s %s\n", layer.shape.c_str(), layer.dtype.c_str(), layer.layout.c_str());
   LayerTimes ours, aten;
   for (int round = 0; round <= rounds; ++round) {
@@ -68,9 +71,15 @@ void run_case(const LayerCase& layer, int rounds, const Report& report) {
     ours.append(a);
     aten.append(b);
   }
-  report_pass(report, layer, "forward", kForwardPasses, spread(ours.forward), spread(aten.forward));
-  report_pass(report, layer, "backward", kBackwardPasses, spread(ours.backward), spread(aten.backward));
-  report_pass(report, layer, "both", kForwardPasses + kBackwardPasses, spread(ours.both()), spread(aten.both()));
+  CaseTimes medians{layer.shape, layer.dtype, layer.layout,
+                    1e3 * static_cast<double>(layer.bytes()) / report.bandwidth};
+  const std::array<Spread, 3> ours_ms = {spread(ours.forward), spread(ours.backward), spread(ours.both())};
+  const std::array<Spread, 3> aten_ms = {spread(aten.forward), spread(aten.backward), spread(aten.both())};
+  for (size_t pass = 0; pass < kPassNames.size(); ++pass) {
+    report_pass(report, layer, kPassNames[pass], kModelPasses[pass], ours_ms[pass], aten_ms[pass]);
+    medians.iabn[pass] = ours_ms[pass].p50;
+    medians.batch_norm[pass] = aten_ms[pass].p50;
+  }
   const LayerMemory ours_memory = layer.memory(true), aten_memory = layer.memory(false);
   std::printf("  memory, in tensors: held after forward %.3f (batch_norm %.3f), backward's peak %.3f (%.3f)\n",
               ours_memory.held, aten_memory.held, ours_memory.backward_peak, aten_memory.backward_peak);
@@ -84,12 +93,17 @@ void run_case(const LayerCase& layer, int rounds, const Report& report) {
   memory_rows("iabn", ours_memory);
   memory_rows("batch_norm", aten_memory);
   std::fflush(stdout);
+  return medians;
 }
 
 int run_bench_layer(Arguments arguments) {
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
   const c10::Device device = train::choose_device(arguments.device);
-  if (arguments.shapes.empty()) {
+  std::vector<NetworkLayers> networks;
+  if (!arguments.table.empty()) {
+    networks = read_layer_table(arguments.table, arguments.networks);
+    arguments.shapes = distinct_shapes(networks);
+  } else if (arguments.shapes.empty()) {
     arguments.shapes = device.is_cpu() ? std::vector<std::string>{"32x64x56x56", "8x256x28x28"}
                                        : std::vector<std::string>{"128x256x56x56", "32x64x56x56"};
   }
@@ -110,7 +124,9 @@ int run_bench_layer(Arguments arguments) {
               machine.torch.c_str(), bandwidth / 1e9);
   std::printf("median (p20 - p80) of %d interleaved rounds; batch_norm = ATen's batch_norm + in-place %s\n",
               arguments.rounds, arguments.activation.c_str());
-  for (const LayerCase& layer : cases) run_case(layer, arguments.rounds, {bandwidth, &rows});
+  std::vector<CaseTimes> times;
+  for (const LayerCase& layer : cases) times.push_back(run_case(layer, arguments.rounds, {bandwidth, &rows}));
+  for (const auto& network : networks) print_summary(network, times);
   if (!arguments.csv.empty()) rows.write(arguments.csv);
   return kOk;
 }
@@ -120,10 +136,16 @@ int run_bench_layer(Arguments arguments) {
 void add_bench_layer(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("layer", "Time and memory of one layer, beside ATen's batch_norm");
-  command
-      ->add_option("--shapes", arguments->shapes,
-                   "Shapes, e.g. 32x64x56x56,8x256x28x28; the default depends on the device")
-      ->delimiter(',');
+  CLI::Option* shapes = command->add_option("--shapes", arguments->shapes,
+                                            "Shapes, e.g. 32x64x56x56,8x256x28x28; the default depends on the device");
+  shapes->delimiter(',');
+  CLI::Option* table = command->add_option(
+      "--table", arguments->table,
+      "Instead of --shapes: the layers of networks, a file such as benchmarks/layers.csv; adds a summary per network");
+  table->excludes(shapes);
+  command->add_option("--networks", arguments->networks, "Networks of the table; by default all")
+      ->delimiter(',')
+      ->needs(table);
   command->add_option("--dtypes", arguments->dtypes, "float32, float64, bfloat16, float16")
       ->delimiter(',')
       ->capture_default_str();

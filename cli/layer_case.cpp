@@ -20,17 +20,8 @@ namespace {
 constexpr int64_t kRotateBytes = int64_t{128} << 20;
 constexpr int64_t kMaxBuffers = 16;
 
-std::vector<int64_t> parse_shape(const std::string& text) {
-  std::vector<int64_t> sizes;
-  const char* end = text.data() + text.size();
-  for (const char* at = text.data(); at < end; ++at) {  // steps over the x
-    int64_t size = 0;
-    const auto [next, error] = std::from_chars(at, end, size);
-    if (error != std::errc() || size < 1 || (next != end && *next != 'x')) break;
-    sizes.push_back(size);
-    at = next;
-    if (next == end && sizes.size() >= 2) return sizes;
-  }
+std::vector<int64_t> required_shape(const std::string& text) {
+  if (auto sizes = parse_shape(text)) return *std::move(sizes);
   throw std::invalid_argument("--shapes: \"" + text + "\" is not a shape such as 32x64x56x56");
 }
 
@@ -53,6 +44,20 @@ c10::MemoryFormat parse_layout(const std::string& text, size_t dimensions) {
 }
 
 }  // namespace
+
+std::optional<std::vector<int64_t>> parse_shape(const std::string& text) {
+  std::vector<int64_t> sizes;
+  const char* end = text.data() + text.size();
+  for (const char* at = text.data(); at < end; ++at) {  // steps over the x
+    int64_t size = 0;
+    const auto [next, error] = std::from_chars(at, end, size);
+    if (error != std::errc() || size < 1 || (next != end && *next != 'x')) break;
+    sizes.push_back(size);
+    at = next;
+    if (next == end && sizes.size() >= 2) return sizes;
+  }
+  return std::nullopt;
+}
 
 // Weight near 1 and bias near 0, as in training.
 struct LayerCase::Parameters {
@@ -84,7 +89,7 @@ LayerCase::LayerCase(std::string shape_text, std::string dtype_text, std::string
     : shape(std::move(shape_text)),
       dtype(std::move(dtype_text)),
       layout(std::move(layout_text)),
-      sizes_(parse_shape(shape)),
+      sizes_(required_shape(shape)),
       scalar_type_(parse_dtype(dtype)),
       format_(parse_layout(layout, sizes_.size())),
       device_(device),

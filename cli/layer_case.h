@@ -3,6 +3,7 @@
 // One shape, dtype and layout of `iabn bench layer`: the tensors, and both variants of the layer on them.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,9 @@ struct LayerMemory {
   double held = 0;           // after forward, the input's own storage included
   double backward_peak = 0;  // beyond what backward finds: z, d_z, and x where it is kept
 };
+
+/// The sizes in a text such as 32x64x56x56, two or more; nothing where it is no such text.
+std::optional<std::vector<int64_t>> parse_shape(const std::string& text);
 
 class LayerCase {
  public:

@@ -88,11 +88,64 @@ struct Timer {
   }
 };
 
+const char* name_of(Pass pass) {
+  switch (pass) {
+    case Pass::kForward:
+      return "forward";
+    case Pass::kBackward:
+      return "backward";
+    case Pass::kResidualForward:
+      return "residual forward";
+    default:
+      return "residual backward";
+  }
+}
+
+struct Row {
+  SlabPlan plan;
+  double us;
+};
+
+void print(const char* what, const Row& row, double pass) {
+  const SlabPlan& p = row.plan;
+  std::printf("   %7.1f us %.3f  %s row_bytes %d blocks %d groups %d chunk_rows %d in_flight %d prefetch %d\n", row.us,
+              row.us / pass, what, p.row_bytes, p.blocks, p.groups, p.chunk_rows, p.in_flight, p.prefetch);
+}
+
+/// Every sensible division of the device, chunks as large as possible.
+std::vector<SlabPlan> divisions(const Shape& shape, int64_t element_bytes, int inputs) {
+  std::vector<SlabPlan> plans;
+  const bool contiguous = shape.layout == Layout::kContiguous;
+  for (const int row_bytes : contiguous ? std::vector<int>{0} : std::vector<int>{64, 128}) {
+    if (contiguous && shape.s * element_bytes % 16 != 0) continue;
+    const int64_t channels = contiguous ? 1 : row_bytes / element_bytes;
+    const int64_t slabs = (shape.c + channels - 1) / channels;
+    const int64_t slab_bytes = shape.count() * channels * element_bytes * inputs;
+    for (const int blocks : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 22, 26, 33, 44, 62, 66, 132}) {
+      const int64_t groups = std::min<int64_t>(132 / blocks, slabs);
+      const int64_t rounds = (slabs + groups - 1) / groups;
+      const double use = static_cast<double>(slabs * blocks) / static_cast<double>(rounds * 132);
+      if (use < 0.8 && blocks != 132) continue;
+      if (slab_bytes / blocks > (400 << 10) && blocks < 132) continue;
+      if (slab_bytes / blocks < (12 << 10)) continue;
+      SlabPlan plan;
+      plan.row_bytes = row_bytes;
+      plan.blocks = blocks;
+      plan.groups = static_cast<int>(groups);
+      plan.in_flight = 3;
+      plans.push_back(plan);
+    }
+  }
+  return plans;
+}
+
 template <class T>
 void sweep(bool all) {
   const Timer timer;
-  char* pool[3] = {allocate(kPool), allocate(kPool), allocate(kPool)};
+  char* pool[5];
+  for (char*& p : pool) p = allocate(kPool);
   char* want = allocate(size_t{420} << 20);
+  char* want_d_r = allocate(size_t{420} << 20);
   char* workspace = allocate(64 << 20);
   float* parameters = reinterpret_cast<float*>(allocate(1 << 20));
   double* sums = reinterpret_cast<double*>(allocate(64));
@@ -112,127 +165,102 @@ void sweep(bool all) {
     const Shape shape{n, c, side * side, contiguous ? Layout::kContiguous : Layout::kChannelsLast};
     const size_t bytes = static_cast<size_t>(shape.numel()) * sizeof(T);
     const int sets = static_cast<int>(std::max<size_t>(1, std::min<size_t>(32, kPool / bytes)));
-    const double pass = static_cast<double>(bytes) / bytes_per_us;
+    const double pass_us = static_cast<double>(bytes) / bytes_per_us;
     const auto at = [&](int i, int set) {
       return reinterpret_cast<T*>(pool[i] + static_cast<size_t>(set % sets) * bytes);
     };
-    double best_total = 0, plain_total = 0, policy_total = 0;
-    for (const Pass direction : {Pass::kForward, Pass::kBackward}) {
-      const bool forward = direction == Pass::kForward;
-      const auto reset = [&] {
-        for (int set = 0; set < sets; ++set) {
-          fill<<<1024, 256>>>(at(0, set), shape.numel(), 1, 0.f);
-          fill<<<1024, 256>>>(at(1, set), shape.numel(), 2, 0.3f);
+    for (const Pass pass : {Pass::kForward, Pass::kBackward, Pass::kResidualForward, Pass::kResidualBackward}) {
+      const bool forward = cuda::is_forward(pass);
+      for (int set = 0; set < sets; ++set) {
+        for (int i : {0, 1, 3}) fill<<<1024, 256>>>(at(i, set), shape.numel(), i + 1u, 0.15f * i);
+      }
+      const auto plain = [&](int i) {
+        T *x = at(0, i), *d_z = at(1, i), *d_x = at(2, i), *r = at(3, i), *d_r = at(4, i);
+        switch (pass) {
+          case Pass::kForward:
+            return cuda::two_pass_forward<T>(x, shape, affine, act, {}, mean, var, workspace, nullptr);
+          case Pass::kBackward:
+            return cuda::two_pass_backward<T>(x, d_z, d_x, shape, var, affine, act, d_weight, d_bias, workspace,
+                                              nullptr);
+          case Pass::kResidualForward:
+            return cuda::two_pass_residual_forward<T>(x, r, shape, affine, act, {}, mean, var, workspace, nullptr);
+          default:
+            return cuda::two_pass_residual_backward<T>(x, d_z, r, d_x, d_r, shape, var, affine, act, d_weight, d_bias,
+                                                       workspace, nullptr);
         }
       };
-      const auto plain = [&](int i) {
-        if (forward) return cuda::two_pass_forward<T>(at(0, i), shape, affine, act, {}, mean, var, workspace, nullptr);
-        cuda::two_pass_backward<T>(at(0, i), at(1, i), at(2, i), shape, var, affine, act, d_weight, d_bias, workspace,
-                                   nullptr);
+      const auto launch = [&](const SlabPlan& plan, int i) {
+        T *x = at(0, i), *d_z = at(1, i), *d_x = at(2, i), *r = at(3, i), *d_r = at(4, i);
+        switch (pass) {
+          case Pass::kForward:
+            return cuda::slab_forward<T>(x, shape, affine, act, {}, mean, var, plan, workspace, nullptr);
+          case Pass::kBackward:
+            return cuda::slab_backward<T>(x, d_z, d_x, shape, var, affine, act, d_weight, d_bias, plan, workspace,
+                                          nullptr);
+          case Pass::kResidualForward:
+            return cuda::slab_residual_forward<T>(x, r, shape, affine, act, {}, mean, var, plan, workspace, nullptr);
+          default:
+            return cuda::slab_residual_backward<T>(x, d_z, r, d_x, d_r, shape, var, affine, act, d_weight, d_bias, plan,
+                                                   workspace, nullptr);
+        }
       };
       const auto slab = [&](const SlabPlan& plan, int i) {
-        if (forward)
-          return cuda::slab_forward<T>(at(0, i), shape, affine, act, {}, mean, var, plan, workspace, nullptr);
-        cuda::slab_backward<T>(at(0, i), at(1, i), at(2, i), shape, var, affine, act, d_weight, d_bias, plan, workspace,
-                               nullptr);
+        if (!launch(plan, i)) throw std::runtime_error("the device can't hold all blocks of a plan");
       };
-      reset();
-      plain(0);
-      check(cudaMemcpy(want, at(forward ? 0 : 2, 0), bytes, cudaMemcpyDeviceToDevice));
-      const int repeats = std::max(3, std::min(20, static_cast<int>(400 / pass / 5)));
-      const double plain_us = timer.median(9, repeats, plain);
-      struct Row {
-        SlabPlan plan;
-        double us;
-      };
-      std::vector<Row> rows;
-      std::vector<SlabPlan> plans;
-      const auto policy = cuda::slab_plan(shape, sizeof(T), 0, direction);
-      const int inputs = forward ? 1 : 2;
-      for (const int row_bytes : {64, 128}) {
-        if (contiguous && row_bytes != 128) continue;
-        const int64_t channels = contiguous ? 1 : row_bytes / static_cast<int64_t>(sizeof(T));
-        const int64_t slabs = (c + channels - 1) / channels;
-        const int max_rows = contiguous ? 0 : 16384 / inputs / row_bytes;
-        for (const int blocks : {4, 6, 8, 10, 12, 16, 22, 26, 33, 44, 62, 66, 132}) {
-          const int64_t groups = std::min<int64_t>(132 / blocks, slabs);
-          const int64_t rounds = (slabs + groups - 1) / groups;
-          const double use = static_cast<double>(slabs) / static_cast<double>(rounds * 132) * blocks;
-          if (use < 0.8 && blocks != 132) continue;
-          const int64_t slab_bytes = shape.count() * channels * static_cast<int64_t>(sizeof(T)) * inputs;
-          if (slab_bytes / blocks > (400 << 10) && blocks < 132) continue;
-          if (slab_bytes / blocks < (12 << 10)) continue;
-          SlabPlan plan;
-          plan.row_bytes = contiguous ? 0 : row_bytes;
-          plan.blocks = blocks;
-          plan.groups = static_cast<int>(groups);
-          std::vector<int> chunk_rows{0};
-          if (!contiguous) {
-            const int64_t chunks = (shape.count() + int64_t{blocks} * max_rows - 1) / (int64_t{blocks} * max_rows);
-            const int even = static_cast<int>((shape.count() + blocks * chunks - 1) / (blocks * chunks));
-            if (even < max_rows * 0.97) chunk_rows.push_back(even);
-          }
-          for (const int rows_ : chunk_rows) {
-            for (const int in_flight : {2, 3, 4}) {
-              for (const int ring : {0}) {
-                plan.chunk_rows = rows_;
-                plan.in_flight = in_flight;
-                plan.ring_chunks = ring;
-                plans.push_back(plan);
-              }
-            }
-          }
-        }
-      }
-      for (const SlabPlan& plan : plans) {
-        if (plan.in_flight != 2) {  // checked with another depth
-          rows.push_back({plan, timer.median(3, 3, [&](int i) { slab(plan, i); })});
-          continue;
-        }
-        if (forward) fill<<<1024, 256>>>(at(0, 0), shape.numel(), 1, 0.f);
-        if (!forward) check(cudaMemsetAsync(at(2, 0), 0xff, bytes));
-        slab(plan, 0);
+      /// Relative distance of an output from that of the two passes.
+      const auto error = [&](T* got, const char* expected) {
         check(cudaMemset(sums, 0, 16));
-        distance<<<512, 256>>>(at(forward ? 0 : 2, 0), reinterpret_cast<T*>(want), shape.numel(), sums);
+        distance<<<512, 256>>>(got, reinterpret_cast<const T*>(expected), shape.numel(), sums);
         double host[2];
         check(cudaMemcpy(host, sums, 16, cudaMemcpyDeviceToHost));
-        const double error = std::sqrt(host[0] / host[1]);
-        if (!(error < 2e-3)) {
-          std::printf("WRONG row_bytes %d blocks %d groups %d chunk_rows %d in_flight %d ring %d: %.3g\n",
-                      plan.row_bytes, plan.blocks, plan.groups, plan.chunk_rows, plan.in_flight, plan.ring_chunks,
-                      error);
+        return std::sqrt(host[0] / host[1]);
+      };
+      plain(0);
+      check(cudaMemcpy(want, at(forward ? 0 : 2, 0), bytes, cudaMemcpyDeviceToDevice));
+      check(cudaMemcpy(want_d_r, at(4, 0), bytes, cudaMemcpyDeviceToDevice));
+      const int repeats = std::max(3, std::min(20, static_cast<int>(400 / pass_us / 5)));
+      const double plain_us = timer.median(9, repeats, plain);
+      std::printf("%ldx%ldx%ldx%ld %s %s: two passes %.1f us %.2f\n", long(n), long(c), long(side), long(side),
+                  contiguous ? "contiguous" : "channels_last", name_of(pass), plain_us, plain_us / pass_us);
+
+      std::vector<Row> rows;
+      for (const SlabPlan& plan : divisions(shape, sizeof(T), cuda::inputs_of(pass))) {
+        if (forward) fill<<<1024, 256>>>(at(0, 0), shape.numel(), 1, 0.f);
+        for (int i : {2, 4}) check(cudaMemsetAsync(at(i, 0), 0xff, bytes));
+        slab(plan, 0);
+        double distance_ = error(at(forward ? 0 : 2, 0), want);
+        if (pass == Pass::kResidualBackward) distance_ += error(at(4, 0), want_d_r);
+        if (!(distance_ < 2e-3)) {
+          std::printf("WRONG by %.3g: ", distance_);
+          print("", {plan, 0}, pass_us);
           continue;
         }
         rows.push_back({plan, timer.median(3, 3, [&](int i) { slab(plan, i); })});
       }
-      std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.us < b.us; });
-      const size_t finalists = std::min<size_t>(rows.size(), 5);
-      for (size_t i = 0; i < finalists; ++i)
-        rows[i].us = timer.median(11, repeats, [&](int k) { slab(rows[i].plan, k); });
-      std::sort(rows.begin(), rows.begin() + static_cast<long>(finalists),
-                [](const Row& a, const Row& b) { return a.us < b.us; });
-      std::printf("%ldx%ldx%ldx%ld %s %s: two passes %.1f us %.2f\n", long(n), long(c), long(side), long(side),
-                  contiguous ? "contiguous" : "channels_last", forward ? "forward" : "backward", plain_us,
-                  plain_us / pass);
-      if (policy) {
-        const double us = timer.median(11, repeats, [&](int k) { slab(*policy, k); });
-        policy_total += us / pass;
-        std::printf("   %7.1f us %.3f  policy: row_bytes %d blocks %d groups %d chunk_rows %d in_flight %d\n", us,
-                    us / pass, policy->row_bytes, policy->blocks, policy->groups, policy->chunk_rows,
-                    policy->in_flight);
+      const auto faster = [](const Row& a, const Row& b) { return a.us < b.us; };
+      std::sort(rows.begin(), rows.end(), faster);
+      std::vector<Row> finalists;
+      for (size_t i = 0; i < rows.size(); ++i) {
+        SlabPlan plan = rows[i].plan;
+        if (i >= 3 && !all) break;
+        for (const int in_flight : {2, 3}) {
+          for (const int prefetch : {0, 6, 12}) {
+            plan.in_flight = in_flight;
+            plan.prefetch = prefetch;
+            finalists.push_back({plan, timer.median(5, std::max(2, repeats / 2), [&](int k) { slab(plan, k); })});
+          }
+        }
       }
-      for (size_t i = 0; i < (all ? rows.size() : finalists); ++i) {
-        const SlabPlan& p = rows[i].plan;
-        std::printf("   %7.1f us %.3f  row_bytes %d blocks %d groups %d chunk_rows %d in_flight %d ring %d\n",
-                    rows[i].us, rows[i].us / pass, p.row_bytes, p.blocks, p.groups, p.chunk_rows, p.in_flight,
-                    p.ring_chunks);
+      std::sort(finalists.begin(), finalists.end(), faster);
+      if (const auto policy = cuda::slab_plan(shape, sizeof(T), 0, pass)) {
+        print("policy", {*policy, timer.median(11, repeats, [&](int k) { slab(*policy, k); })}, pass_us);
       }
-      if (!rows.empty()) best_total += rows[0].us / pass;
-      plain_total += plain_us / pass;
+      for (size_t i = 0; i < finalists.size() && (all || i < 5); ++i) {
+        if (i < 5) finalists[i].us = timer.median(11, repeats, [&](int k) { slab(finalists[i].plan, k); });
+        print("", finalists[i], pass_us);
+      }
       std::fflush(stdout);
     }
-    std::printf("== %ldx%ldx%ld %s: policy %.2f passes, best plans %.2f, two passes %.2f\n", long(n), long(c),
-                long(side), contiguous ? "contiguous" : "channels_last", policy_total, best_total, plain_total);
   }
 }
 

@@ -193,6 +193,54 @@ TEST_F(Program, BenchLayerWritesRowsOfTheAgreedColumns) {
   EXPECT_EQ(count, 4 * 2 * (3 * 3 + 2));  // dtype x layout, variants, passes x metrics, two of memory
 }
 
+TEST_F(Program, BenchLayerMeasuresTheShapesOfATableOnceAndWeighsThemByCount) {
+  std::ofstream(path("layers.csv")) << "# comment\nnetwork,shape,count\n\na,4x8x6x6,2\na,2x8x4x4x4,1\nb,4x8x6x6,5\n";
+  const std::vector<std::string> command{"bench",     "layer",      "--device", "cpu",
+                                         "--rounds",  "1",          "--dtypes", "float32",
+                                         "--layouts", "contiguous", "--table",  path("layers.csv")};
+  std::vector<std::string> arguments = command;
+  arguments.insert(arguments.end(), {"--csv", path("rows.csv")});
+  ASSERT_EQ(run(arguments), 0) << stderr_text();
+  EXPECT_THAT(stdout_text(), AllOf(HasSubstr("== a float32 contiguous: 3 layers of 2 shapes"), HasSubstr("GB/s"),
+                                   HasSubstr("== b float32 contiguous: 5 layers of 1 shapes"),
+                                   HasSubstr("largest shares of iabn's time: 5 x [4x8x6x6] 100 %")));
+  const std::string rows = test::read_file(path("rows.csv"));
+  EXPECT_EQ(std::count(rows.begin(), rows.end(), '\n'), 1 + 2 * 2 * (3 * 3 + 2));  // header, shapes x variants x rows
+  arguments = command;
+  arguments.insert(arguments.end(), {"--networks", "b"});
+  ASSERT_EQ(run(arguments), 0) << stderr_text();
+  EXPECT_THAT(stdout_text(), AllOf(HasSubstr("== b float32"), Not(HasSubstr("== a")), Not(HasSubstr("2x8x4x4x4"))));
+}
+
+TEST_F(Program, BenchLayerNamesTheLineOfATableThatItCannotRead) {
+  const auto bench = [&](const std::string& text, const std::vector<std::string>& more = {}) {
+    std::ofstream(path("layers.csv")) << text;
+    std::vector<std::string> arguments{"bench", "layer", "--device", "cpu", "--table", path("layers.csv")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments);
+  };
+  for (const char* row : {"a,4x8x6x6", "a,4xx8,1", "a,4,1", "a,,1", "a,4x8x6x6,0", "a,4x8x6x6,1x", "a,4x8x6x6,1,2",
+                          ",4x8x6x6,1", "nothing"}) {
+    EXPECT_EQ(bench(std::string("# comment\nnetwork,shape,count\n") + row + "\n"), 1) << row;
+    EXPECT_THAT(stderr_text(), HasSubstr(std::string("layers.csv:3: expected a row such as resnet50,128x64x112x112,1, "
+                                                     "got \"") +
+                                         row + "\""));
+  }
+  EXPECT_EQ(bench("a,4x8x6x6,1\n"), 1);
+  EXPECT_THAT(stderr_text(), HasSubstr("layers.csv:1: expected network,shape,count, got \"a,4x8x6x6,1\""));
+  EXPECT_EQ(bench("network,shape,count\n"), 1);
+  EXPECT_THAT(stderr_text(), HasSubstr("layers.csv has no rows"));
+  EXPECT_EQ(bench("network,shape,count\nbig,4x8,1\nwide,4x8,1\n", {"--networks", "bigg"}), 2);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("--networks: unknown network \"bigg\" (did you mean \"big\"?)"),
+                                   HasSubstr("layers.csv has big, wide")));
+  EXPECT_EQ(bench("", {"--shapes", "4x8x6x6"}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("--shapes excludes --table"));
+  EXPECT_EQ(run({"bench", "layer", "--networks", "a"}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("--networks requires --table"));
+  EXPECT_EQ(run({"bench", "layer", "--table", path("nothing.csv")}), 1);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("--table: cannot read"), HasSubstr("nothing.csv: No such file")));
+}
+
 TEST_F(Program, BenchRefusesAResultThatCannotBeWrittenBeforeMeasuring) {
   EXPECT_EQ(run({"bench", "layer", "--device", "cpu", "--csv", path("missing") + "/rows.csv"}), 1);
   EXPECT_THAT(stderr_text(), HasSubstr("missing/rows.csv: creating a temporary file beside it: No such"));

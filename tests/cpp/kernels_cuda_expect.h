@@ -82,8 +82,9 @@ void expect_forward(const Problem<T>& p, Run<T>& run) {
         const int64_t c = p.channel(i);
         const double scale = std::abs(p.gamma(c)) / std::sqrt(oracle.var[c] + double(p.eps));
         const double subnormal = std::is_same_v<T, kernels::Half> ? 0x1p-25 : 0;
-        return std::pair(oracle.z[i], 1.001 * unit_roundoff<T>() * std::abs(oracle.z[i]) + subnormal +
-                                          e * (scale * largest[c] + std::abs(double(p.bias[c]))));
+        return std::pair(oracle.z[i],
+                         1.001 * unit_roundoff<T>() * std::abs(oracle.z[i]) + subnormal +
+                             e * (scale * largest[c] + std::abs(double(p.bias[c])) + std::abs(p.residual(i))));
       },
       "z");
 }
@@ -116,7 +117,8 @@ void expect_hard_statistics(const Problem<T>& p, Run<T>& run) {
   }
 }
 
-/// The sums, d_x and the gradients against the definitions in kernels.h, evaluated in float64 over the stored z.
+/// The sums (plain form), d_x, d_r (residual form) and the gradients against the definitions in kernels.h, evaluated in
+/// float64 over the stored z.
 template <class T>
 void expect_backward(const Problem<T>& p, Run<T>& run) {
   const double e = kGrowth * accumulate_roundoff<T>();
@@ -134,9 +136,9 @@ void expect_backward(const Problem<T>& p, Run<T>& run) {
     const double slope = p.act.kind == Activation::kLeakyReLU ? (std::signbit(double(z[i])) ? p.act.param : 1)
                          : p.act.kind == Activation::kELU     ? std::min(1.0, std::max(0.0, double(z[i]) + p.act.param))
                                                               : slope_at(p.act, double(z[i]));
-    y[i] = pre - beta;
+    y[i] = pre - p.residual(i) - beta;
     d_y[i] = double(p.d_z[i]) * slope;
-    const double size = std::abs(pre) + std::abs(beta);
+    const double size = std::abs(pre) + std::abs(p.residual(i)) + std::abs(beta);
     const double terms[4] = {d_y[i], d_y[i] * y[i], y[i], y[i] * y[i]};
     const double errors[4] = {std::abs(d_y[i]), std::abs(d_y[i]) * size, size, size * size};
     for (int q = 0; q < 4; ++q) {
@@ -144,8 +146,16 @@ void expect_backward(const Problem<T>& p, Run<T>& run) {
       sizes[q * channels + c] += errors[q];
     }
   }
-  expect_close(
-      run.sums.host(), [&](size_t i) { return std::pair(sums[i], e * sizes[i]); }, "sums");
+  if (p.r.empty()) {
+    expect_close(
+        run.sums.host(), [&](size_t i) { return std::pair(sums[i], e * sizes[i]); }, "sums");
+  } else {
+    const double subnormal = std::is_same_v<T, kernels::Half> ? 0x1p-25 : 0;
+    expect_close(
+        run.d_r.host(),
+        [&](size_t i) { return std::pair(d_y[i], (1.001 * unit_roundoff<T>() + e) * std::abs(d_y[i]) + subnormal); },
+        "d_r");
+  }
 
   std::vector<double> d_gamma(channels), scale(channels), slack(channels);
   for (int64_t c = 0; c < channels; ++c) {
@@ -174,7 +184,8 @@ void expect_backward(const Problem<T>& p, Run<T>& run) {
         const double a = p.gamma(c) / std::sqrt(double(var[c]) + double(p.eps));
         const double d_x = a * (d_y[i] - sums[c] / m - scale[c] * (y[i] - mu) * d_gamma[c] / m);
         const double size = std::abs(d_y[i]) + sizes[c] / m +
-                            std::abs(scale[c]) * (std::abs(y[i]) + 2 * std::abs(double(p.bias[c]))) *
+                            std::abs(scale[c]) *
+                                (std::abs(y[i]) + 2 * std::abs(double(p.bias[c])) + 2 * std::abs(p.residual(i))) *
                                 (std::abs(d_gamma[c]) + slack[c] / e) / m;
         const double subnormal = std::is_same_v<T, kernels::Half> ? 0x1p-25 : 0;
         return std::pair(d_x, 1.001 * unit_roundoff<T>() * std::abs(d_x) + subnormal + e * std::abs(a) * size);

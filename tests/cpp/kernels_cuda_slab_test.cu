@@ -67,15 +67,20 @@ void expect_both(const Problem<T>& p, Run<T>& run, const SlabPlan& plan) {
 std::string describe_plan(const SlabPlan& p) {
   return " rows of " + std::to_string(p.row_bytes) + " bytes, " + std::to_string(p.groups) + " groups of " +
          std::to_string(p.blocks) + " blocks, chunks of " + std::to_string(p.chunk_rows) + ", ring " +
-         std::to_string(p.ring_chunks) + ", in flight " + std::to_string(p.in_flight);
+         std::to_string(p.ring_chunks) + ", in flight " + std::to_string(p.in_flight) + ", prefetch " +
+         std::to_string(p.prefetch);
 }
 
 std::vector<SlabPlan> all_plans(Layout layout) {
   if (layout == Layout::kContiguous) {
-    return {{0, 1, 1, 0, 0, 0}, {0, 1, 7, 0, 2, 1}, {0, 3, 5, 0, 1, 2}, {0, 40, 3, 0, 0, 3}, {0, 132, 1, 0, 0, 12}};
+    return {{0, 1, 1, 0, 0, 0, 12},
+            {0, 1, 7, 0, 2, 1, 0},
+            {0, 3, 5, 0, 1, 2, 3},
+            {0, 40, 3, 0, 0, 3, 12},
+            {0, 132, 1, 0, 0, 12, 1}};
   }
-  return {{64, 1, 1, 0, 0, 0},  {64, 1, 2, 0, 2, 1},   {128, 1, 1, 0, 1, 2}, {128, 2, 3, 9, 0, 3},
-          {64, 5, 4, 1, 0, 12}, {128, 33, 4, 0, 0, 2}, {64, 66, 2, 0, 0, 3}, {128, 132, 1, 0, 0, 3}};
+  return {{64, 1, 1, 0, 0, 0, 0},  {64, 1, 2, 0, 2, 1, 4},    {128, 1, 1, 0, 1, 2, 12}, {128, 2, 3, 9, 0, 3, 12},
+          {64, 5, 4, 1, 0, 12, 2}, {128, 33, 4, 0, 0, 2, 12}, {64, 66, 2, 0, 0, 3, 0},  {128, 132, 1, 0, 0, 3, 12}};
 }
 
 /// Plans that reach every branch of a block's share: nothing, registers alone, the ring, chunks fetched twice. Those
@@ -305,7 +310,7 @@ TYPED_TEST(CudaSlab, PlansFitTheDevice) {
     for (const int64_t n : {1, 2, 32, 128, 1000}) {
       for (const int64_t c : {8, 24, 64, 1000, 4096, 100000}) {
         for (const int64_t s : {1, 16, 49, 784, 12544, 300000}) {
-          for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
+          for (const Pass pass : {Pass::kForward, Pass::kBackward, Pass::kResidualForward, Pass::kResidualBackward}) {
             const Shape shape{n, c, s, layout};
             const auto plan = kernels::cuda::slab_plan(shape, sizeof(TypeParam), 0, pass);
             if (!plan) continue;

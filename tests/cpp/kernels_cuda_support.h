@@ -112,6 +112,7 @@ struct Problem {
   ActivationSpec act;
   kernels::GammaMode mode = kernels::GammaMode::kSigned;
   std::vector<T> x, d_z;
+  std::vector<T> r;  // of the residual form; empty: none
   std::vector<A> weight, bias;
   A eps = A(1e-5);
 
@@ -135,6 +136,12 @@ struct Problem {
     }
   }
 
+  void add_residual(double scale = 1) {
+    std::mt19937 random(7);
+    std::normal_distribution<double> normal;
+    for (size_t i = 0; i < x.size(); ++i) r.push_back(T(static_cast<float>(scale * normal(random))));
+  }
+  double residual(int64_t i) const { return r.empty() ? 0 : double(r[i]); }
   int64_t channel(int64_t i) const {
     return shape.layout == Layout::kChannelsLast ? i % shape.c : i / shape.s % shape.c;
   }
@@ -143,12 +150,12 @@ struct Problem {
   }
 };
 
-/// Forward and gradients of BatchNorm + activation over x, as a textbook writes them. Sums in long double, so that
-/// float64 kernels can be judged too.
+/// Forward and gradients of BatchNorm (+ residual) + activation over x, as a textbook writes them. Sums in long double,
+/// so that float64 kernels can be judged too.
 struct Oracle {
   using Sums = std::vector<long double>;
   Sums mean, var, d_gamma, d_beta;
-  std::vector<double> z, d_x;
+  std::vector<double> z, d_y, d_x;
 
   template <class T>
   explicit Oracle(const Problem<T>& p)
@@ -162,11 +169,12 @@ struct Oracle {
       var[p.channel(i)] += deviation * deviation;
     }
     for (auto& sum : var) sum /= m;
-    std::vector<double> d_y(size), x_hat(size);
+    std::vector<double> x_hat(size);
+    d_y.resize(size);
     for (int64_t i = 0; i < size; ++i) {
       const int64_t c = p.channel(i);
       x_hat[i] = double((double(p.x[i]) - mean[c]) / std::sqrt(var[c] + double(p.eps)));
-      const double y = p.gamma(c) * x_hat[i] + double(p.bias[c]);
+      const double y = p.gamma(c) * x_hat[i] + double(p.bias[c]) + p.residual(i);
       z[i] = activate(p.act, y);
       d_y[i] = double(p.d_z[i]) * slope_at(p.act, y);
       d_beta[c] += d_y[i];
@@ -185,7 +193,7 @@ template <class T>
 struct Run {
   using A = accumulate_t<T>;
   const Problem<T>& p;
-  DeviceArray<T> x, d_z, d_x;  // x becomes z
+  DeviceArray<T> x, d_z, d_x, r, d_r;  // x becomes z
   DeviceArray<A> weight, bias, mean, var, d_weight, d_bias, sums, packed, count;
   DeviceArray<char> workspace;
   cudaStream_t stream = nullptr;
@@ -195,6 +203,8 @@ struct Run {
         x(p.x, shift),
         d_z(p.d_z, shift),
         d_x(p.x.size(), shift),
+        r(p.r, shift),
+        d_r(p.r.size(), shift),
         weight(p.weight),
         bias(p.bias),
         mean(p.shape.c),
@@ -217,6 +227,15 @@ struct Run {
   void two_pass_backward() {
     kernels::cuda::two_pass_backward<T>(x.get(), d_z.get(), d_x.get(), p.shape, var.get(), affine(), p.act,
                                         d_weight.get(), d_bias.get(), workspace.get(), stream);
+  }
+  void residual_forward(const kernels::Running<A>& running = {}) {
+    kernels::cuda::residual_forward(x.get(), r.get(), p.shape, affine(), p.act, running, mean.get(), var.get(),
+                                    workspace.get(), stream);
+  }
+  void residual_backward() { residual_backward_into(d_x.get(), d_r.get()); }
+  void residual_backward_into(T* d_x_target, T* d_r_target) {
+    kernels::cuda::residual_backward<T>(x.get(), d_z.get(), r.get(), d_x_target, d_r_target, p.shape, var.get(),
+                                        affine(), p.act, d_weight.get(), d_bias.get(), workspace.get(), stream);
   }
   void statistics() { kernels::cuda::statistics<T>(x.get(), p.shape, packed.get(), workspace.get(), stream); }
   void apply() { kernels::cuda::apply(x.get(), p.shape, mean.get(), var.get(), affine(), p.act, stream); }

@@ -1,7 +1,8 @@
 #pragma once
 
-// Backward as two plain passes. Bytes, in tensors: reduce reads 2 (z, d_z); apply reads 2 and writes 1 (d_x). Included
-// by the backward_<type>.cu files alone, one storage type each.
+// Backward as two plain passes. Bytes, in tensors: reduce reads 2 (z, d_z); apply reads 2 and writes 1 (d_x). The
+// residual form reads 3 (z, d_z, r) twice and writes 2 (d_x, d_r). Included by the backward_<type>.cu files alone, one
+// storage type each.
 
 #include "iabn/kernels/cuda/accumulators.cuh"
 #include "iabn/kernels/cuda/activations.cuh"
@@ -16,12 +17,53 @@
 namespace iabn::kernels::cuda {
 namespace {
 
-template <class T, int kWidth, Layout kLayout, class Act>
+/// What backward reads and writes; r and d_r in the residual form alone.
+template <class T>
+struct BackwardTensors {
+  const T* z;
+  const T* d_z;
+  const T* r = nullptr;
+  T* d_x = nullptr;
+  T* d_r = nullptr;
+};
+
+/// A vector of each tensor that backward reads, and what the elements mean.
+template <class T, int kWidth, bool kResidual>
+struct BackwardVectors {
+  using A = accumulate_t<T>;
+  Vector<T, kWidth> z, d_z, r;
+
+  static __device__ __forceinline__ BackwardVectors load(const BackwardTensors<T>& tensors, int64_t offset) {
+    using V = Vector<T, kWidth>;
+    BackwardVectors result{V::load(tensors.z + offset), V::load(tensors.d_z + offset), {}};
+    if constexpr (kResidual) result.r = V::load(tensors.r + offset);
+    return result;
+  }
+
+  /// y' + beta, and d_y.
+  template <class Act>
+  __device__ __forceinline__ void recover(const Act& act, A (&y)[kWidth], A (&d_y)[kWidth]) const {
+    A z_values[kWidth];
+    [[maybe_unused]] A r_values[kWidth];
+    z.unpack(z_values);
+    d_z.unpack(d_y);
+    if constexpr (kResidual) r.unpack(r_values);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      y[j] = act.inverse(z_values[j]);
+      if constexpr (kResidual) y[j] -= r_values[j];
+      d_y[j] *= act.derivative(z_values[j]);
+    }
+  }
+};
+
+template <class T, int kWidth, Layout kLayout, bool kResidual, class Act>
 __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kBackwardReduceBlocks)
-    backward_reduce_kernel(const T* z, const T* d_z, const Walk walk, const Affine<accumulate_t<T>> affine,
+    backward_reduce_kernel(const BackwardTensors<T> tensors, const Walk walk, const Affine<accumulate_t<T>> affine,
                            const Act act, accumulate_t<T>* partial) {
   using A = accumulate_t<T>;
   using C = Cursor<kWidth, kLayout, Direction::kForward>;
+  using Vectors = BackwardVectors<T, kWidth, kResidual>;
   using Accumulator = GradientSums<A, C::kSlots>;
   constexpr int kBatch = LaunchPolicy::backward_batch(kWidth * sizeof(T));
   __shared__ A shared[Accumulator::kNumbers][LaunchPolicy::kThreads / 2];
@@ -35,22 +77,15 @@ __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kBackwar
   // Pass 1: each thread over its share.
   Accumulator mine;
   for_each_batch<kBatch>(cursor, cursor.count, [&]<int kSize>(const int64_t(&offsets)[kSize]) {
-    Vector<T, kWidth> z_batch[kSize], d_z_batch[kSize];
+    Vectors batch[kSize];
+#pragma unroll
+    for (int u = 0; u < kSize; ++u) batch[u] = Vectors::load(tensors, offsets[u]);
 #pragma unroll
     for (int u = 0; u < kSize; ++u) {
-      z_batch[u] = Vector<T, kWidth>::load(z + offsets[u]);
-      d_z_batch[u] = Vector<T, kWidth>::load(d_z + offsets[u]);
-    }
+      A y[kWidth], d_y[kWidth];
+      batch[u].recover(act, y, d_y);
 #pragma unroll
-    for (int u = 0; u < kSize; ++u) {
-      A z_values[kWidth], d_z_values[kWidth];
-      z_batch[u].unpack(z_values);
-      d_z_batch[u].unpack(d_z_values);
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) {
-        const int k = C::slot(j);
-        mine.add(k, act.inverse(z_values[j]) - beta[k], d_z_values[j] * act.derivative(z_values[j]));
-      }
+      for (int j = 0; j < kWidth; ++j) mine.add(C::slot(j), y[j] - beta[C::slot(j)], d_y[j]);
     }
   });
 
@@ -93,14 +128,15 @@ struct CoefficientSource {
   }
 };
 
-/// d_x may be d_z: a thread reads a vector before it writes it, and nobody else touches it.
-template <class T, int kWidth, Layout kLayout, class Act>
+/// d_x or d_r may be d_z: a thread reads a vector before it writes it, and nobody else touches it.
+template <class T, int kWidth, Layout kLayout, bool kResidual, class Act>
 __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kBackwardApplyBlocks)
-    backward_apply_kernel(const T* z, const T* d_z, T* d_x, const Walk walk,
+    backward_apply_kernel(const BackwardTensors<T> tensors, const Walk walk,
                           const CoefficientSource<accumulate_t<T>> source, const Affine<accumulate_t<T>> affine,
                           const Act act) {
   using A = accumulate_t<T>;
   using C = Cursor<kWidth, kLayout, Direction::kBackward>;
+  using Vectors = BackwardVectors<T, kWidth, kResidual>;
   constexpr int kBatch = LaunchPolicy::backward_batch(kWidth * sizeof(T));
   constexpr int kTile = kLayout == Layout::kChannelsLast ? LaunchPolicy::kTileBytes / sizeof(T) : 1;
   __shared__ A tile_a[kTile];
@@ -131,42 +167,39 @@ __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kBackwar
 
   // Pass 2: each thread over its share, last item first.
   for_each_batch<kBatch>(cursor, cursor.count, [&]<int kSize>(const int64_t(&offsets)[kSize]) {
-    Vector<T, kWidth> z_batch[kSize], d_z_batch[kSize];
+    Vectors batch[kSize];
+#pragma unroll
+    for (int u = 0; u < kSize; ++u) batch[u] = Vectors::load(tensors, offsets[u]);
 #pragma unroll
     for (int u = 0; u < kSize; ++u) {
-      z_batch[u] = Vector<T, kWidth>::load(z + offsets[u]);
-      d_z_batch[u] = Vector<T, kWidth>::load(d_z + offsets[u]);
-    }
-#pragma unroll
-    for (int u = 0; u < kSize; ++u) {
-      A z_values[kWidth], values[kWidth];
-      z_batch[u].unpack(z_values);
-      d_z_batch[u].unpack(values);
+      A y[kWidth], d_y[kWidth], d_x[kWidth];
+      batch[u].recover(act, y, d_y);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) {
         const int k = C::slot(j);
-        values[j] = a[k] * (values[j] * act.derivative(z_values[j]));
+        d_x[j] = a[k] * d_y[j];
         // Not by b = c = 0 when frozen: an infinite y' times 0 would be NaN.
-        if (!source.frozen) values[j] += b[k] * (act.inverse(z_values[j]) - beta[k]) + c[k];
+        if (!source.frozen) d_x[j] += b[k] * (y[j] - beta[k]) + c[k];
       }
-      Vector<T, kWidth>::pack(values).store(d_x + offsets[u]);
+      Vector<T, kWidth>::pack(d_x).store(tensors.d_x + offsets[u]);
+      if constexpr (kResidual) Vector<T, kWidth>::pack(d_y).store(tensors.d_r + offsets[u]);
     }
   });
 }
 
-template <class T>
-void launch_reduce(const T* z, const T* d_z, const Shape& shape, const Affine<accumulate_t<T>>& affine,
+template <bool kResidual, class T>
+void launch_reduce(const BackwardTensors<T>& tensors, const Shape& shape, const Affine<accumulate_t<T>>& affine,
                    const ActivationSpec& activation, const BackwardResult<accumulate_t<T>>& result,
                    accumulate_t<T>* partial, cudaStream_t stream) {
   if (shape.c == 0) return;
-  const View view = make_view<T>(shape, {z, d_z}, LaunchPolicy::kFoldBackwardReduceBelow);
+  const View view = make_view<T>(shape, {tensors.z, tensors.d_z, tensors.r}, LaunchPolicy::kFoldBackwardReduceBelow);
   const Walk walk = backward_reduce_walk<T>(view, multiprocessors());
   if (walk.blocks() > 0) {
     with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
       with_compiled_activation<T>(activation, [&](const auto& act) {
-        backward_reduce_kernel<T, kWidth, kLayout>
-            <<<static_cast<unsigned int>(walk.blocks()), LaunchPolicy::kThreads, 0, stream>>>(z, d_z, walk, affine, act,
-                                                                                              partial);
+        backward_reduce_kernel<T, kWidth, kLayout, kResidual>
+            <<<static_cast<unsigned int>(walk.blocks()), LaunchPolicy::kThreads, 0, stream>>>(tensors, walk, affine,
+                                                                                              act, partial);
         check_launch("backward_reduce_kernel");
       });
     });
@@ -174,17 +207,18 @@ void launch_reduce(const T* z, const T* d_z, const Shape& shape, const Affine<ac
   finish_backward(partial, walk, shape.count(), affine, result, stream);
 }
 
-template <class T>
-void launch_backward_apply(const T* z, const T* d_z, T* d_x, const Shape& shape,
+template <bool kResidual, class T>
+void launch_backward_apply(const BackwardTensors<T>& tensors, const Shape& shape,
                            const CoefficientSource<accumulate_t<T>>& source, const Affine<accumulate_t<T>>& affine,
                            const ActivationSpec& activation, cudaStream_t stream) {
-  if (!d_x || shape.numel() == 0) return;
-  const View view = make_view<T>(shape, {z, d_z, d_x}, LaunchPolicy::kFoldBelow);
+  if (!tensors.d_x || shape.numel() == 0) return;
+  const View view =
+      make_view<T>(shape, {tensors.z, tensors.d_z, tensors.r, tensors.d_x, tensors.d_r}, LaunchPolicy::kFoldBelow);
   const Walk walk = backward_apply_walk<T>(view, multiprocessors());
   with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
     with_compiled_activation<T>(activation, [&](const auto& act) {
-      backward_apply_kernel<T, kWidth, kLayout>
-          <<<static_cast<unsigned int>(walk.blocks()), LaunchPolicy::kThreads, 0, stream>>>(z, d_z, d_x, walk, source,
+      backward_apply_kernel<T, kWidth, kLayout, kResidual>
+          <<<static_cast<unsigned int>(walk.blocks()), LaunchPolicy::kThreads, 0, stream>>>(tensors, walk, source,
                                                                                             affine, act);
       check_launch("backward_apply_kernel");
     });
@@ -197,19 +231,35 @@ A* partial_results(A* sums, const Shape& shape) {
   return sums + 4 * shape.c;
 }
 
+template <bool kResidual, class T>
+void launch_both(const BackwardTensors<T>& tensors, const Shape& shape, const accumulate_t<T>* var,
+                 const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation, accumulate_t<T>* d_weight,
+                 accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
+  using A = accumulate_t<T>;
+  A* sums = static_cast<A*>(workspace);
+  launch_reduce<kResidual>(tensors, shape, affine, activation, BackwardResult<A>{sums, d_weight, d_bias, false},
+                           partial_results(sums, shape), stream);
+  launch_backward_apply<kResidual>(tensors, shape, CoefficientSource<A>{sums, nullptr, A(shape.count()), var, false},
+                                   affine, activation, stream);
+}
+
 }  // namespace
 
 template <class T>
 void two_pass_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumulate_t<T>* var,
                        const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation,
                        accumulate_t<T>* d_weight, accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
-  using A = accumulate_t<T>;
   if (!d_x && !d_weight && !d_bias) return;
-  A* sums = static_cast<A*>(workspace);
-  launch_reduce<T>(z, d_z, shape, affine, activation, BackwardResult<A>{sums, d_weight, d_bias, false},
-                   partial_results(sums, shape), stream);
-  launch_backward_apply<T>(z, d_z, d_x, shape, CoefficientSource<A>{sums, nullptr, A(shape.count()), var, false},
-                           affine, activation, stream);
+  launch_both<false, T>({.z = z, .d_z = d_z, .d_x = d_x}, shape, var, affine, activation, d_weight, d_bias, workspace,
+                        stream);
+}
+
+template <class T>
+void two_pass_residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, const Shape& shape,
+                                const accumulate_t<T>* var, const Affine<accumulate_t<T>>& affine,
+                                const ActivationSpec& activation, accumulate_t<T>* d_weight, accumulate_t<T>* d_bias,
+                                void* workspace, cudaStream_t stream) {
+  launch_both<true, T>({z, d_z, r, d_x, d_r}, shape, var, affine, activation, d_weight, d_bias, workspace, stream);
 }
 
 template <class T>
@@ -217,21 +267,23 @@ void backward_frozen(const T* z, const T* d_z, T* d_x, const Shape& shape, const
                      const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation, accumulate_t<T>* d_weight,
                      accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
   using A = accumulate_t<T>;
+  const BackwardTensors<T> tensors{.z = z, .d_z = d_z, .d_x = d_x};
   A* sums = static_cast<A*>(workspace);
   if (d_weight || d_bias) {
-    launch_reduce<T>(z, d_z, shape, affine, activation, BackwardResult<A>{sums, d_weight, d_bias, true},
-                     partial_results(sums, shape), stream);
+    launch_reduce<false, T>(tensors, shape, affine, activation, BackwardResult<A>{sums, d_weight, d_bias, true},
+                            partial_results(sums, shape), stream);
   }
-  launch_backward_apply<T>(z, d_z, d_x, shape, CoefficientSource<A>{nullptr, nullptr, A(0), var, true}, affine,
-                           activation, stream);
+  launch_backward_apply<false, T>(tensors, shape, CoefficientSource<A>{nullptr, nullptr, A(0), var, true}, affine,
+                                  activation, stream);
 }
 
 template <class T>
 void backward_reduce(const T* z, const T* d_z, const Shape& shape, const Affine<accumulate_t<T>>& affine,
                      const ActivationSpec& activation, accumulate_t<T>* sums, void* workspace, cudaStream_t stream) {
   using A = accumulate_t<T>;
-  launch_reduce<T>(z, d_z, shape, affine, activation, BackwardResult<A>{sums, nullptr, nullptr, false},
-                   partial_results(static_cast<A*>(workspace), shape), stream);
+  launch_reduce<false, T>({.z = z, .d_z = d_z}, shape, affine, activation,
+                          BackwardResult<A>{sums, nullptr, nullptr, false},
+                          partial_results(static_cast<A*>(workspace), shape), stream);
 }
 
 template <class T>
@@ -239,22 +291,25 @@ void backward_apply(const T* z, const T* d_z, T* d_x, const Shape& shape, const 
                     const accumulate_t<T>* count, const accumulate_t<T>* var, const Affine<accumulate_t<T>>& affine,
                     const ActivationSpec& activation, cudaStream_t stream) {
   using A = accumulate_t<T>;
-  launch_backward_apply<T>(z, d_z, d_x, shape, CoefficientSource<A>{sums, count, A(0), var, false}, affine, activation,
-                           stream);
+  launch_backward_apply<false, T>({.z = z, .d_z = d_z, .d_x = d_x}, shape,
+                                  CoefficientSource<A>{sums, count, A(0), var, false}, affine, activation, stream);
 }
 
 /// The functions of kernels.h that these files define for one storage type.
-#define IABN_INSTANTIATE_BACKWARD(T)                                                                                 \
-  template void two_pass_backward(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                      \
-                                  const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,           \
-                                  accumulate_t<T>*, void*, cudaStream_t);                                            \
-  template void backward_frozen(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                        \
-                                const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,             \
-                                accumulate_t<T>*, void*, cudaStream_t);                                              \
-  template void backward_reduce(const T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,                    \
-                                const ActivationSpec&, accumulate_t<T>*, void*, cudaStream_t);                       \
-  template void backward_apply(const T*, const T*, T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*, \
-                               const accumulate_t<T>*, const Affine<accumulate_t<T>>&, const ActivationSpec&,        \
+#define IABN_INSTANTIATE_BACKWARD(T)                                                                                   \
+  template void two_pass_backward(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                        \
+                                  const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,             \
+                                  accumulate_t<T>*, void*, cudaStream_t);                                              \
+  template void two_pass_residual_backward(const T*, const T*, const T*, T*, T*, const Shape&, const accumulate_t<T>*, \
+                                           const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,    \
+                                           accumulate_t<T>*, void*, cudaStream_t);                                     \
+  template void backward_frozen(const T*, const T*, T*, const Shape&, const accumulate_t<T>*,                          \
+                                const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,               \
+                                accumulate_t<T>*, void*, cudaStream_t);                                                \
+  template void backward_reduce(const T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,                      \
+                                const ActivationSpec&, accumulate_t<T>*, void*, cudaStream_t);                         \
+  template void backward_apply(const T*, const T*, T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,   \
+                               const accumulate_t<T>*, const Affine<accumulate_t<T>>&, const ActivationSpec&,          \
                                cudaStream_t)
 
 }  // namespace iabn::kernels::cuda

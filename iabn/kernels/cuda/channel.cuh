@@ -105,7 +105,11 @@ __global__ void __launch_bounds__(kThreads) channel_kernel(const ChannelJob<Op> 
 #pragma unroll
   for (int u = 0; u < kVectors; ++u) {
     const int64_t offset = again.next();
-    if (thread + u * kThreads < job.vectors) job.op.template apply<1>(coefficients, in[u]).store(job.out + offset);
+    if (thread + u * kThreads < job.vectors) {
+      V out[1];
+      job.op.apply(coefficients, in[u], out);
+      out[0].store(job.out + offset);
+    }
   }
 }
 

@@ -28,7 +28,7 @@ bool cumulative(const Running<A>& running) {
 template <class T>
 size_t workspace_bytes(const Shape& shape) {
   size_t bytes = two_pass_workspace_bytes<T>(shape);
-  for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
+  for (const Pass pass : {Pass::kForward, Pass::kBackward, Pass::kResidualForward, Pass::kResidualBackward}) {
     const auto plan = slab_plan(shape, sizeof(T), 0, pass);
     if (plan) bytes = std::max(bytes, slab_workspace_bytes(shape, sizeof(T), *plan, pass));
   }
@@ -71,12 +71,49 @@ void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumu
   two_pass_backward<T>(z, d_z, d_x, shape, var, affine, activation, d_weight, d_bias, workspace, stream);
 }
 
+template <class T>
+void residual_forward(T* x, const T* r, const Shape& shape, const Affine<accumulate_t<T>>& affine,
+                      const ActivationSpec& activation, const Running<accumulate_t<T>>& running, accumulate_t<T>* mean,
+                      accumulate_t<T>* var, void* workspace, cudaStream_t stream) {
+  if constexpr (sizeof(T) <= 4) {
+    const auto plan = slab_plan(shape, sizeof(T), bits(x, r), Pass::kResidualForward);
+    if (plan && !cumulative(running)) {
+      const bool launched =
+          slab_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, *plan, workspace, stream);
+      if (launched) return;
+    }
+  }
+  two_pass_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, workspace, stream);
+}
+
+template <class T>
+void residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, const Shape& shape,
+                       const accumulate_t<T>* var, const Affine<accumulate_t<T>>& affine,
+                       const ActivationSpec& activation, accumulate_t<T>* d_weight, accumulate_t<T>* d_bias,
+                       void* workspace, cudaStream_t stream) {
+  if constexpr (sizeof(T) <= 4) {
+    if (const auto plan = slab_plan(shape, sizeof(T), bits(z, d_z, r, d_x, d_r), Pass::kResidualBackward)) {
+      const bool launched = slab_residual_backward<T>(z, d_z, r, d_x, d_r, shape, var, affine, activation, d_weight,
+                                                      d_bias, *plan, workspace, stream);
+      if (launched) return;
+    }
+  }
+  two_pass_residual_backward<T>(z, d_z, r, d_x, d_r, shape, var, affine, activation, d_weight, d_bias, workspace,
+                                stream);
+}
+
 #define IABN_INSTANTIATE(T)                                                                                            \
   template size_t workspace_bytes<T>(const Shape&);                                                                    \
   template void forward(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,                       \
                         const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, void*, cudaStream_t);     \
   template void backward(const T*, const T*, T*, const Shape&, const accumulate_t<T>*, const Affine<accumulate_t<T>>&, \
-                         const ActivationSpec&, accumulate_t<T>*, accumulate_t<T>*, void*, cudaStream_t)
+                         const ActivationSpec&, accumulate_t<T>*, accumulate_t<T>*, void*, cudaStream_t);              \
+  template void residual_forward(T*, const T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,    \
+                                 const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, void*,           \
+                                 cudaStream_t);                                                                        \
+  template void residual_backward(const T*, const T*, const T*, T*, T*, const Shape&, const accumulate_t<T>*,          \
+                                  const Affine<accumulate_t<T>>&, const ActivationSpec&, accumulate_t<T>*,             \
+                                  accumulate_t<T>*, void*, cudaStream_t)
 IABN_INSTANTIATE(double);
 IABN_INSTANTIATE(float);
 IABN_INSTANTIATE(Half);

@@ -19,7 +19,8 @@ namespace iabn::kernels::cuda {
 constexpr uint64_t kPending = ~uint64_t{0};
 
 /// Note [Exchange in the L2]: the words are few and must be quick to reach, while whole tensors stream through the L2.
-/// So they are asked to stay there, and touched a while before they are needed.
+/// So they are asked to stay there, and touched a while before they are needed. [128,512,28,28] in groups of 132
+/// blocks, backward: 3.9 passes, without 4.25.
 __device__ __forceinline__ uint64_t stay_in_l2() {
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));

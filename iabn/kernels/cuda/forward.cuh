@@ -1,7 +1,7 @@
 #pragma once
 
-// Forward as two plain passes. Bytes, in tensors: statistics read 1; apply reads 1 and writes 1. Included by the
-// forward_<type>.cu files alone, one storage type each.
+// Forward as two plain passes. Bytes, in tensors: statistics read 1; apply reads 1 (residual form: 2) and
+// writes 1. Included by the forward_<type>.cu files alone, one storage type each.
 
 #include "iabn/kernels/cuda/accumulators.cuh"
 #include "iabn/kernels/cuda/activations.cuh"
@@ -56,9 +56,9 @@ __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kStatist
   }
 }
 
-template <class T, int kWidth, Layout kLayout, class Act>
+template <class T, int kWidth, Layout kLayout, bool kResidual, class Act>
 __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kApplyBlocks)
-    apply_kernel(T* x, const Walk walk, const accumulate_t<T>* mean, const accumulate_t<T>* var,
+    apply_kernel(T* x, const T* r, const Walk walk, const accumulate_t<T>* mean, const accumulate_t<T>* var,
                  const Affine<accumulate_t<T>> affine, const Act act, int64_t* batches) {
   using A = accumulate_t<T>;
   using C = Cursor<kWidth, kLayout, Direction::kBackward>;
@@ -91,16 +91,24 @@ __global__ void __launch_bounds__(LaunchPolicy::kThreads, LaunchPolicy::kApplyBl
   // Pass 2: each thread over its share, last item first.
   for_each_batch<kBatch>(cursor, cursor.count, [&]<int kSize>(const int64_t(&offsets)[kSize]) {
     Vector<T, kWidth> batch[kSize];
+    [[maybe_unused]] Vector<T, kWidth> r_batch[kSize];
 #pragma unroll
-    for (int u = 0; u < kSize; ++u) batch[u] = Vector<T, kWidth>::load(x + offsets[u]);
+    for (int u = 0; u < kSize; ++u) {
+      batch[u] = Vector<T, kWidth>::load(x + offsets[u]);
+      if constexpr (kResidual) r_batch[u] = Vector<T, kWidth>::load(r + offsets[u]);
+    }
 #pragma unroll
     for (int u = 0; u < kSize; ++u) {
       A values[kWidth];
+      [[maybe_unused]] A r_values[kWidth];
       batch[u].unpack(values);
+      if constexpr (kResidual) r_batch[u].unpack(r_values);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) {
         const int k = C::slot(j);
-        values[j] = act.forward((values[j] - slot_mean[k]) * scale[k] + beta[k]);
+        A y = (values[j] - slot_mean[k]) * scale[k] + beta[k];
+        if constexpr (kResidual) y += r_values[j];
+        values[j] = act.forward(y);
       }
       Vector<T, kWidth>::pack(values).store(x + offsets[u]);
     }
@@ -123,17 +131,19 @@ void launch_statistics(const T* x, const Shape& shape, const StatisticsResult<ac
   finish_statistics(partial, walk, shape.count(), result, stream);
 }
 
-template <class T>
-void launch_apply(T* x, const Shape& shape, const accumulate_t<T>* mean, const accumulate_t<T>* var,
+/// `r` only where kResidual.
+template <bool kResidual, class T>
+void launch_apply(T* x, const T* r, const Shape& shape, const accumulate_t<T>* mean, const accumulate_t<T>* var,
                   const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation, int64_t* batches,
                   cudaStream_t stream) {
   if (shape.numel() == 0) return;
-  const View view = make_view<T>(shape, {x}, LaunchPolicy::kFoldBelow);
+  const View view = make_view<T>(shape, {x, r}, LaunchPolicy::kFoldBelow);
   const Walk walk = apply_walk<T>(view, multiprocessors());
   with_vector<T>(view.shape.layout, view.width, [&]<Layout kLayout, int kWidth>() {
     with_compiled_activation<T>(activation, [&](const auto& act) {
-      apply_kernel<T, kWidth, kLayout><<<static_cast<unsigned int>(walk.blocks()), LaunchPolicy::kThreads, 0, stream>>>(
-          x, walk, mean, var, affine, act, batches);
+      apply_kernel<T, kWidth, kLayout, kResidual>
+          <<<static_cast<unsigned int>(walk.blocks()), LaunchPolicy::kThreads, 0, stream>>>(x, r, walk, mean, var,
+                                                                                            affine, act, batches);
       check_launch("apply_kernel");
     });
   });
@@ -147,7 +157,16 @@ void two_pass_forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& a
                       void* workspace, cudaStream_t stream) {
   using A = accumulate_t<T>;
   launch_statistics<T>(x, shape, StatisticsResult<A>{nullptr, mean, var, running}, static_cast<A*>(workspace), stream);
-  launch_apply<T>(x, shape, mean, var, affine, activation, running.batches, stream);
+  launch_apply<false, T>(x, nullptr, shape, mean, var, affine, activation, running.batches, stream);
+}
+
+template <class T>
+void two_pass_residual_forward(T* x, const T* r, const Shape& shape, const Affine<accumulate_t<T>>& affine,
+                               const ActivationSpec& activation, const Running<accumulate_t<T>>& running,
+                               accumulate_t<T>* mean, accumulate_t<T>* var, void* workspace, cudaStream_t stream) {
+  using A = accumulate_t<T>;
+  launch_statistics<T>(x, shape, StatisticsResult<A>{nullptr, mean, var, running}, static_cast<A*>(workspace), stream);
+  launch_apply<true, T>(x, r, shape, mean, var, affine, activation, running.batches, stream);
 }
 
 template <class T>
@@ -159,16 +178,19 @@ void statistics(const T* x, const Shape& shape, accumulate_t<T>* packed, void* w
 template <class T>
 void apply(T* x, const Shape& shape, const accumulate_t<T>* mean, const accumulate_t<T>* var,
            const Affine<accumulate_t<T>>& affine, const ActivationSpec& activation, cudaStream_t stream) {
-  launch_apply<T>(x, shape, mean, var, affine, activation, nullptr, stream);
+  launch_apply<false, T>(x, nullptr, shape, mean, var, affine, activation, nullptr, stream);
 }
 
 /// The functions of kernels.h that these files define for one storage type.
-#define IABN_INSTANTIATE_FORWARD(T)                                                                          \
-  template void two_pass_forward(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,    \
-                                 const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, void*, \
-                                 cudaStream_t);                                                              \
-  template void statistics(const T*, const Shape&, accumulate_t<T>*, void*, cudaStream_t);                   \
-  template void apply(T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,                      \
+#define IABN_INSTANTIATE_FORWARD(T)                                                                                 \
+  template void two_pass_forward(T*, const Shape&, const Affine<accumulate_t<T>>&, const ActivationSpec&,           \
+                                 const Running<accumulate_t<T>>&, accumulate_t<T>*, accumulate_t<T>*, void*,        \
+                                 cudaStream_t);                                                                     \
+  template void two_pass_residual_forward(T*, const T*, const Shape&, const Affine<accumulate_t<T>>&,               \
+                                          const ActivationSpec&, const Running<accumulate_t<T>>&, accumulate_t<T>*, \
+                                          accumulate_t<T>*, void*, cudaStream_t);                                   \
+  template void statistics(const T*, const Shape&, accumulate_t<T>*, void*, cudaStream_t);                          \
+  template void apply(T*, const Shape&, const accumulate_t<T>*, const accumulate_t<T>*,                             \
                       const Affine<accumulate_t<T>>&, const ActivationSpec&, cudaStream_t)
 
 }  // namespace iabn::kernels::cuda

@@ -5,12 +5,20 @@
 // iabn/kernels/kernels.h.
 //
 // An operation offers
-//   kInputs, kPartialWords   tensors that are read; 64-bit words of a block's partial result of a channel
-//   (exchange.cuh) Accumulator<slots>       see accumulators.cuh Constants<slots>         per-channel numbers that the
-//   reduction needs begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a
-//   batch, merge it merge_partials           the sums of all blocks, by the lanes of one channel parameters what is
-//   known of a channel before the sums are coefficients, apply      the numbers of the application, for which everybody
-//   waits; and the output vector publish                  what the caller gets of a channel
+//   kInputs, kOutputs        tensors that are read and written
+//   kReduced                 inputs that the reduction needs, the first ones
+//   kPartialWords            64-bit words of a block's partial result of a channel (exchange.cuh)
+//   kCoefficients            numbers of a channel that an application needs
+//   Accumulator<slots>       see accumulators.cuh
+//   Constants<slots>         per-channel numbers that the reduction needs
+//   begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a batch, merge it
+//   merge_partials           the sums of all blocks, by the lanes of one channel
+//   parameters               what is known of a channel before the sums are
+//   coefficients, apply      the numbers of the application, for which everybody waits; and the output vectors
+//   publish                  what the caller gets of a channel
+//
+// The residual form, z = act(y + r), has r as its last input; backward recovers y' = act^-1(z) - r - beta and returns
+// d_r = d_y beside d_x.
 
 #include "iabn/kernels/cuda/accumulators.cuh"
 #include "iabn/kernels/cuda/activations.cuh"
@@ -27,10 +35,12 @@ struct Coefficients {
   float value[4][kSlots];
 };
 
-template <class T, class Act>
+template <class T, class Act, bool kResidual = false>
 struct ForwardOperation {
   using Storage = T;
-  static constexpr int kInputs = 1;
+  static constexpr int kInputs = kResidual ? 2 : 1;  // x, r
+  static constexpr int kReduced = 1;
+  static constexpr int kOutputs = 1;  // z
   static constexpr int kPartialWords = 1;
   static constexpr int kCoefficients = 3;  // mean, scale, beta
   template <int kSlots>
@@ -50,12 +60,13 @@ struct ForwardOperation {
   using Batch = MomentsBatch<float, kSlots>;
 
   template <int kSlots, int kWidth>
-  static __device__ __forceinline__ void begin(Accumulator<kSlots>& accumulator, const Vector<T, kWidth> (&first)[1]) {
+  static __device__ __forceinline__ void begin(Accumulator<kSlots>& accumulator,
+                                               const Vector<T, kWidth> (&first)[kInputs]) {
     set_origin(accumulator, first[0]);
   }
   template <int kSlots, int kWidth>
   __device__ __forceinline__ void add(Batch<kSlots>& batch, const Constants<kSlots>&,
-                                      const Vector<T, kWidth> (&in)[1]) const {
+                                      const Vector<T, kWidth> (&in)[kInputs]) const {
     batch.add(in[0]);
   }
 
@@ -108,23 +119,29 @@ struct ForwardOperation {
   }
 
   template <int kSlots, int kWidth>
-  __device__ __forceinline__ Vector<T, kWidth> apply(const Coefficients<kSlots>& k,
-                                                     const Vector<T, kWidth> (&in)[1]) const {
-    float values[kWidth];
-    in[0].unpack(values);
+  __device__ __forceinline__ void apply(const Coefficients<kSlots>& k, const Vector<T, kWidth> (&in)[kInputs],
+                                        Vector<T, kWidth> (&out)[1]) const {
+    float x[kWidth];
+    [[maybe_unused]] float r[kWidth];
+    in[0].unpack(x);
+    if constexpr (kResidual) in[1].unpack(r);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
       const int s = kSlots == 1 ? 0 : j;
-      values[j] = act.forward((values[j] - k.value[0][s]) * k.value[1][s] + k.value[2][s]);
+      float y = (x[j] - k.value[0][s]) * k.value[1][s] + k.value[2][s];
+      if constexpr (kResidual) y += r[j];
+      x[j] = act.forward(y);
     }
-    return Vector<T, kWidth>::pack(values);
+    out[0] = Vector<T, kWidth>::pack(x);
   }
 };
 
-template <class T, class Act>
+template <class T, class Act, bool kResidual = false>
 struct BackwardOperation {
   using Storage = T;
-  static constexpr int kInputs = 2;  // z, d_z
+  static constexpr int kInputs = kResidual ? 3 : 2;  // z, d_z, r
+  static constexpr int kReduced = kInputs;
+  static constexpr int kOutputs = kResidual ? 2 : 1;  // d_x, d_r
   static constexpr int kPartialWords = 2;
   static constexpr int kCoefficients = 4;  // a, b, c, beta
   template <int kSlots>
@@ -152,19 +169,33 @@ struct BackwardOperation {
     __device__ __forceinline__ void merge_into(Accumulator<kSlots>&, float) const {}
   };
 
+  /// y' and d_y of a vector's elements.
   template <int kSlots, int kWidth>
-  static __device__ __forceinline__ void begin(Accumulator<kSlots>&, const Vector<T, kWidth> (&)[2]) {}
-  template <int kSlots, int kWidth>
-  __device__ __forceinline__ void add(Batch<kSlots>& batch, const Constants<kSlots>& constants,
-                                      const Vector<T, kWidth> (&in)[2]) const {
-    float z[kWidth], d_z[kWidth];
+  __device__ __forceinline__ void recover(const Vector<T, kWidth> (&in)[kInputs], const float (&beta)[kSlots],
+                                          float (&y)[kWidth], float (&d_y)[kWidth]) const {
+    float z[kWidth];
+    [[maybe_unused]] float r[kWidth];
     in[0].unpack(z);
-    in[1].unpack(d_z);
+    in[1].unpack(d_y);
+    if constexpr (kResidual) in[2].unpack(r);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      const int s = kSlots == 1 ? 0 : j;
-      batch.sums.add(s, act.inverse(z[j]) - constants.beta[s], d_z[j] * act.derivative(z[j]));
+      y[j] = act.inverse(z[j]);
+      if constexpr (kResidual) y[j] -= r[j];
+      y[j] -= beta[kSlots == 1 ? 0 : j];
+      d_y[j] *= act.derivative(z[j]);
     }
+  }
+
+  template <int kSlots, int kWidth>
+  static __device__ __forceinline__ void begin(Accumulator<kSlots>&, const Vector<T, kWidth> (&)[kInputs]) {}
+  template <int kSlots, int kWidth>
+  __device__ __forceinline__ void add(Batch<kSlots>& batch, const Constants<kSlots>& constants,
+                                      const Vector<T, kWidth> (&in)[kInputs]) const {
+    float y[kWidth], d_y[kWidth];
+    recover(in, constants.beta, y, d_y);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) batch.sums.add(kSlots == 1 ? 0 : j, y[j], d_y[j]);
   }
 
   static __device__ __forceinline__ void post_partial(uint64_t* at, const Accumulator<1>& a) {
@@ -212,18 +243,17 @@ struct BackwardOperation {
   }
 
   template <int kSlots, int kWidth>
-  __device__ __forceinline__ Vector<T, kWidth> apply(const Coefficients<kSlots>& k,
-                                                     const Vector<T, kWidth> (&in)[2]) const {
-    float z[kWidth], d_z[kWidth];
-    in[0].unpack(z);
-    in[1].unpack(d_z);
+  __device__ __forceinline__ void apply(const Coefficients<kSlots>& k, const Vector<T, kWidth> (&in)[kInputs],
+                                        Vector<T, kWidth> (&out)[kOutputs]) const {
+    float y[kWidth], d_y[kWidth];
+    recover(in, k.value[3], y, d_y);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
       const int s = kSlots == 1 ? 0 : j;
-      const float y = act.inverse(z[j]) - k.value[3][s];
-      z[j] = k.value[0][s] * (d_z[j] * act.derivative(z[j])) + (k.value[1][s] * y + k.value[2][s]);
+      y[j] = k.value[0][s] * d_y[j] + (k.value[1][s] * y[j] + k.value[2][s]);
     }
-    return Vector<T, kWidth>::pack(z);
+    out[0] = Vector<T, kWidth>::pack(y);
+    if constexpr (kResidual) out[1] = Vector<T, kWidth>::pack(d_y);
   }
 };
 

@@ -27,6 +27,19 @@ struct SharedBarrier {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&state)), "r"(bytes)
                  : "memory");
   }
+  __device__ __forceinline__ bool test(int parity) const {
+    uint32_t done;
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(done)
+        : "r"(shared_address(&state)), "r"(parity)
+        : "memory");
+    return done != 0;
+  }
   __device__ __forceinline__ void wait(int parity) const {
     asm volatile(
         "{\n"
@@ -40,6 +53,19 @@ struct SharedBarrier {
   }
 };
 
+/// How long the L2 should keep what a copy brings.
+enum class Keep { kNormal, kLittle };
+
+__device__ __forceinline__ uint64_t l2_policy(Keep keep) {
+  uint64_t policy;
+  if (keep == Keep::kLittle) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  }
+  return policy;
+}
+
 /// A count in shared memory that one thread raises and others wait for; the two may be any number of steps apart, which
 /// the parity of a barrier could not tell.
 struct SharedCounter {
@@ -49,13 +75,13 @@ struct SharedCounter {
   __device__ __forceinline__ void add() {
     asm volatile("red.relaxed.cta.shared::cta.add.u32 [%0], 1;" ::"r"(shared_address(&count)) : "memory");
   }
+  __device__ __forceinline__ uint32_t now() const {
+    uint32_t value;
+    asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(value) : "r"(shared_address(&count)) : "memory");
+    return value;
+  }
   __device__ __forceinline__ void wait(uint32_t reached) const {
-    uint32_t now;
-    while (true) {
-      asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(shared_address(&count)) : "memory");
-      if (now >= reached) return;
-      __nanosleep(64);
-    }
+    while (now() < reached) __nanosleep(64);
   }
 };
 
@@ -66,20 +92,32 @@ __device__ __forceinline__ void fence_barrier_init() {
 }
 
 /// One box of a two-dimensional tensor; rows and columns outside the tensor arrive as zeros, with the full byte count.
-__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, SharedBarrier& done) {
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, SharedBarrier& done,
+                                         uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-          shared_address(to)),
-      "l"(&map), "r"(column), "r"(row), "r"(shared_address(&done.state))
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, "
+      "%3}], [%4], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(column), "r"(row), "r"(shared_address(&done.state)), "l"(policy)
       : "memory");
 }
 
 /// `bytes` consecutive bytes; both addresses and the size are multiples of 16.
-__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, SharedBarrier& done) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(&done.state))
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, SharedBarrier& done,
+                                           uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(&done.state)), "l"(policy)
+      : "memory");
+}
+
+/// The same regions, to the L2 only.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap& map, int column, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row)
                : "memory");
+}
+__device__ __forceinline__ void prefetch_bytes(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
 /// Barrier number `id` (1 to 15) among kThreads threads of the block.

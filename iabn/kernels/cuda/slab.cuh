@@ -1,13 +1,14 @@
 #pragma once
 
 // One launch per direction for large tensors: data stay on chip between the reduction and the application. For compute
-// capability 9.0. Bytes, in tensors: forward reads 1 and writes 1, backward reads 2 and writes 1, plus what does not
-// fit on chip read once more, as a rule from the L2.
+// capability 9.0. Bytes, in tensors: forward reads 1 and writes 1, backward reads 2 and writes 1 (residual form: 2 and
+// 1, 3 and 2), plus what does not fit on chip read once more, as a rule from the L2.
 //
 // One block per multiprocessor, all resident (cooperative launch). The blocks form groups; a group works on one slab
 // (slab_source.cuh) after the other. Inside a block warps have roles:
 //   loader      one thread; fetches the block's chunks of the slab into a ring of stages, few at a time: more requests
-//               than memory needs would only delay those of the reduction that everybody waits for
+//               than memory needs would only delay those of the reduction that everybody waits for; while it waits, it
+//               brings what comes next to the L2
 //   combiner    3 warps; merge the partial results of all blocks for some channels, publish (exchange.cuh)
 //   reduction   4 warps; add up every chunk, then post the block's partial result
 //   application 8 warps; keep kKept chunks in registers, wait for the coefficients, write the output
@@ -16,6 +17,7 @@
 // Every consumer role waits for and releases every stage, so that all agree on positions in the ring.
 
 #include "iabn/kernels/cuda/slab_budget.cuh"
+#include "iabn/kernels/cuda/slab_loader.cuh"
 
 namespace iabn::kernels::cuda {
 
@@ -52,7 +54,7 @@ class SlabKernel {
 
   __device__ __forceinline__ void run() {
     const int thread = static_cast<int>(threadIdx.x);
-    Loader loader(*this);
+    SlabLoader<Op, Source> loader({job_, ring_, full_, empty_, share_, group_, rank_, slabs_});
     if (thread == 0) {
       for (int i = 0; i < kStages; ++i) {
         full_[i].init(1);
@@ -86,40 +88,6 @@ class SlabKernel {
   /// Chunk number of the block's k-th.
   __device__ __forceinline__ int chunk(int k) const { return k * job_.exchange.blocks + rank_; }
   __device__ __forceinline__ unsigned char* stage(int i) const { return ring_ + i * Budget::kStageBytes; }
-
-  class Loader {
-   public:
-    __device__ __forceinline__ explicit Loader(const SlabKernel& kernel) : k_(kernel), slab_(kernel.group_) {
-      free_.parity = 1;  // a wait for the phase before the first returns at once
-    }
-
-    /// Requests the next chunk; false after the last.
-    __device__ __forceinline__ bool next() {
-      if (slab_ >= k_.slabs_ || k_.share_.chunks == 0) return false;
-      if (requested_ >= k_.job_.in_flight) {
-        k_.full_[oldest_.stage].wait(oldest_.parity);
-        oldest_.template advance<kStages>();
-      }
-      ++requested_;
-      k_.empty_[free_.stage].wait(free_.parity);
-      const int again = step_ - k_.share_.chunks;
-      const int k = again < 0 ? step_ : k_.share_.streamed - 1 - again;
-      k_.job_.source.load(k_.stage(free_.stage), slab_, k_.chunk(k), k_.full_[free_.stage]);
-      free_.template advance<kStages>();
-      if (++step_ == k_.share_.chunks + k_.share_.streamed) {
-        step_ = 0;
-        slab_ += k_.job_.groups;
-      }
-      return true;
-    }
-
-   private:
-    const SlabKernel& k_;
-    RingPosition free_, oldest_;
-    int slab_;
-    int step_ = 0;
-    int requested_ = 0;
-  };
 
   /// A consumer's warp is done with a stage.
   __device__ __forceinline__ void release(RingPosition& at) const {
@@ -281,6 +249,14 @@ class SlabKernel {
 
   // ---- application
 
+  __device__ __forceinline__ void apply_to(const Coefficients<kSlots>& coefficients, const V (&in)[kInputs],
+                                           int64_t offset) const {
+    V out[Op::kOutputs];
+    job_.op.apply(coefficients, in, out);
+#pragma unroll
+    for (int o = 0; o < Op::kOutputs; ++o) out[o].store(job_.outputs[o] + offset);
+  }
+
   __device__ __forceinline__ void apply(int thread) {
     constexpr int kVectors = Budget::kApplicationVectors;
     constexpr int kStep = Budget::kApplicationThreads;
@@ -337,7 +313,7 @@ class SlabKernel {
             for (int i = 0; i < kInputs; ++i) {
               in[i] = vector_at(stage(at.stage) + i * Source::kTileBytes, vector);
             }
-            job_.op.template apply<kSlots>(coefficients, in).store(job_.out + job_.source.offset(slab, number, vector));
+            apply_to(coefficients, in, job_.source.offset(slab, number, vector));
           }
         }
         release(at);
@@ -352,8 +328,7 @@ class SlabKernel {
         for (int u = 0; u < kVectors; ++u) {
           const int vector = thread + u * kStep;
           if (vector < vectors) {
-            job_.op.template apply<kSlots>(coefficients, kept[k][u])
-                .store(job_.out + job_.source.offset(slab, number, vector));
+            apply_to(coefficients, kept[k][u], job_.source.offset(slab, number, vector));
           }
         }
       }

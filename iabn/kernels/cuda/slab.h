@@ -18,9 +18,14 @@ struct SlabPlan {
   int chunk_rows = 0;   // channels last: rows of a chunk; 0: the most that fit
   int ring_chunks = 0;  // chunks of a slab that may stay in the ring; 0: as many as it has
   int in_flight = 0;    // chunks requested ahead; 0: the default
+  int prefetch = 0;     // chunks that the loader brings to the L2 while the ring is full, at most
 };
 
-enum class Pass { kForward, kBackward };
+enum class Pass { kForward, kBackward, kResidualForward, kResidualBackward };
+
+/// Tensors that a pass reads.
+constexpr int inputs_of(Pass pass) { return pass == Pass::kForward ? 1 : pass == Pass::kResidualBackward ? 3 : 2; }
+constexpr bool is_forward(Pass pass) { return pass == Pass::kForward || pass == Pass::kResidualForward; }
 
 /// The plan for a tensor on the current device; nothing where the slab kernels don't apply: other devices than compute
 /// capability 9.0, float64, unaligned pointers, and channels (channels last) or runs (contiguous) that are no whole
@@ -40,7 +45,7 @@ constexpr int run_pieces(int64_t run_vectors, int tile_vectors) {
 /// Device memory that a launch with this plan may need, in bytes (exchange_area.h).
 size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan, Pass pass);
 
-/// As forward() and backward() in kernels.h; d_x must be there, and momentum is not cumulative. False, with nothing
+/// As the directions in kernels.h; d_x must be there, and momentum is not cumulative. False, with nothing
 /// done, where the device or the part of it that this stream may use can't hold all blocks at a time.
 template <class T>
 [[nodiscard]] bool slab_forward(T* x, const Shape& shape, const Affine<float>& affine, const ActivationSpec& activation,
@@ -50,5 +55,14 @@ template <class T>
 [[nodiscard]] bool slab_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const float* var,
                                  const Affine<float>& affine, const ActivationSpec& activation, float* d_weight,
                                  float* d_bias, const SlabPlan& plan, void* workspace, cudaStream_t stream);
+template <class T>
+[[nodiscard]] bool slab_residual_forward(T* x, const T* r, const Shape& shape, const Affine<float>& affine,
+                                         const ActivationSpec& activation, const Running<float>& running, float* mean,
+                                         float* var, const SlabPlan& plan, void* workspace, cudaStream_t stream);
+template <class T>
+[[nodiscard]] bool slab_residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, const Shape& shape,
+                                          const float* var, const Affine<float>& affine,
+                                          const ActivationSpec& activation, float* d_weight, float* d_bias,
+                                          const SlabPlan& plan, void* workspace, cudaStream_t stream);
 
 }  // namespace iabn::kernels::cuda

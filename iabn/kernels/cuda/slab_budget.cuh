@@ -13,11 +13,12 @@ template <class Op, class Source>
 struct SlabJob {
   Source source;
   Op op;
-  typename Op::Storage* out;
+  typename Op::Storage* outputs[Op::kOutputs];
   Exchange exchange;
   int groups;       // of exchange.blocks blocks each
   int ring_chunks;  // chunks of a slab that may stay in the ring, at most kStages
   int in_flight;    // chunks that the loader requests ahead of their arrival; below kStages
+  int prefetch;     // chunks that it brings to the L2 while the ring is full, at most
 };
 
 /// Thread and memory budget of the kernel.
@@ -28,6 +29,8 @@ struct SlabBudget {
   static constexpr int kReductionThreads = 128;
   static constexpr int kApplicationThreads = 256;
   static constexpr int kCombinerWarps = 3;
+  /// Cycles between two prefetches of a multiprocessor: 16 KB each make about the bandwidth of memory.
+  static constexpr uint32_t kPrefetchCycles = 1600;
   // Registers per thread: together 65536, the whole file.
   static constexpr int kLoaderRegisters = 56;
   static constexpr int kReductionRegisters = 88;
@@ -36,7 +39,7 @@ struct SlabBudget {
   static constexpr int kStageBytes = Source::kTileBytes * Op::kInputs;
   static constexpr int kTileVectors = Source::kTileBytes / 16;
   static constexpr int kApplicationVectors = kTileVectors / kApplicationThreads;
-  /// Chunks in the application's registers: 112 to 128 of them.
+  /// Chunks in the application's registers: 96 to 128 of them.
   static constexpr int kKept = (Op::kInputs == 1 ? 128 : 112) / (kApplicationVectors * Op::kInputs * 4);
 
   using Accumulator = typename Op::template Accumulator<Source::kSlots>;

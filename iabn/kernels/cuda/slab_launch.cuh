@@ -48,14 +48,16 @@ RunSource<T, kInputs> run_source(const std::array<const T*, kInputs>& inputs, co
 
 /// False where the device, or the part of it that this stream may use, can't hold all blocks at a time.
 template <class Op, class Source>
-bool launch_slab(const Op& op, const Source& source, typename Op::Storage* out, const SlabPlan& plan, void* workspace,
-                 cudaStream_t stream) {
+bool launch_slab(const Op& op, const Source& source, const std::array<typename Op::Storage*, Op::kOutputs>& outputs,
+                 const SlabPlan& plan, void* workspace, cudaStream_t stream) {
   using Budget = SlabBudget<Op, Source>;
-  SlabJob<Op, Source> job{source, op, out, {}, plan.groups, Budget::kStages, 0};
+  SlabJob<Op, Source> job{source, op, {}, {}, plan.groups, Budget::kStages, 0, 0};
+  std::copy(outputs.begin(), outputs.end(), job.outputs);
   const int64_t channels = int64_t{source.slabs()} * Source::kChannels;
   const size_t bytes = Exchange::bytes(channels, plan.blocks, Op::kPartialWords);
   job.exchange = {exchange_area(bytes, workspace, stream), channels, plan.blocks};
   if (plan.ring_chunks > 0 && plan.ring_chunks < Budget::kStages) job.ring_chunks = plan.ring_chunks;
+  job.prefetch = plan.prefetch;
   job.in_flight = plan.in_flight > 0 && plan.in_flight < Budget::kStages ? plan.in_flight : 3;
 
   const auto kernel = slab_kernel<Op, Source>;
@@ -84,16 +86,16 @@ bool launch_slab(const Op& op, const Source& source, typename Op::Storage* out, 
 /// Calls launch_slab with the source that the plan asks for.
 template <class Op>
 bool launch_plan(const Op& op, const std::array<const typename Op::Storage*, Op::kInputs>& inputs,
-                 typename Op::Storage* out, const Shape& shape, const SlabPlan& plan, void* workspace,
-                 cudaStream_t stream) {
+                 const std::array<typename Op::Storage*, Op::kOutputs>& outputs, const Shape& shape,
+                 const SlabPlan& plan, void* workspace, cudaStream_t stream) {
   using T = typename Op::Storage;
   if (plan.row_bytes == 64) {
-    return launch_slab(op, row_source<T, 64, Op::kInputs>(inputs, shape, plan), out, plan, workspace, stream);
+    return launch_slab(op, row_source<T, 64, Op::kInputs>(inputs, shape, plan), outputs, plan, workspace, stream);
   }
   if (plan.row_bytes == 128) {
-    return launch_slab(op, row_source<T, 128, Op::kInputs>(inputs, shape, plan), out, plan, workspace, stream);
+    return launch_slab(op, row_source<T, 128, Op::kInputs>(inputs, shape, plan), outputs, plan, workspace, stream);
   }
-  return launch_slab(op, run_source<T, Op::kInputs>(inputs, shape), out, plan, workspace, stream);
+  return launch_slab(op, run_source<T, Op::kInputs>(inputs, shape), outputs, plan, workspace, stream);
 }
 
 }  // namespace
@@ -105,8 +107,8 @@ bool slab_forward(T* x, const Shape& shape, const Affine<float>& affine, const A
   bool launched = false;
   with_compiled_activation<T>(activation, [&](const auto& act) {
     using Act = std::decay_t<decltype(act)>;
-    launched =
-        launch_plan(ForwardOperation<T, Act>{act, affine, running, mean, var}, {x}, x, shape, plan, workspace, stream);
+    launched = launch_plan(ForwardOperation<T, Act>{act, affine, running, mean, var}, {x}, {x}, shape, plan, workspace,
+                           stream);
   });
   return launched;
 }
@@ -118,12 +120,45 @@ bool slab_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const f
   bool launched = false;
   with_compiled_activation<T>(activation, [&](const auto& act) {
     using Act = std::decay_t<decltype(act)>;
-    launched = launch_plan(BackwardOperation<T, Act>{act, affine, var, d_weight, d_bias}, {z, d_z}, d_x, shape, plan,
+    launched = launch_plan(BackwardOperation<T, Act>{act, affine, var, d_weight, d_bias}, {z, d_z}, {d_x}, shape, plan,
                            workspace, stream);
   });
   return launched;
 }
 
+template <class T>
+bool slab_residual_forward(T* x, const T* r, const Shape& shape, const Affine<float>& affine,
+                           const ActivationSpec& activation, const Running<float>& running, float* mean, float* var,
+                           const SlabPlan& plan, void* workspace, cudaStream_t stream) {
+  bool launched = false;
+  with_compiled_activation<T>(activation, [&](const auto& act) {
+    using Act = std::decay_t<decltype(act)>;
+    launched = launch_plan(ForwardOperation<T, Act, true>{act, affine, running, mean, var}, {x, r}, {x}, shape, plan,
+                           workspace, stream);
+  });
+  return launched;
+}
+
+template <class T>
+bool slab_residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, const Shape& shape, const float* var,
+                            const Affine<float>& affine, const ActivationSpec& activation, float* d_weight,
+                            float* d_bias, const SlabPlan& plan, void* workspace, cudaStream_t stream) {
+  bool launched = false;
+  with_compiled_activation<T>(activation, [&](const auto& act) {
+    using Act = std::decay_t<decltype(act)>;
+    launched = launch_plan(BackwardOperation<T, Act, true>{act, affine, var, d_weight, d_bias}, {z, d_z, r}, {d_x, d_r},
+                           shape, plan, workspace, stream);
+  });
+  return launched;
+}
+
+#define IABN_INSTANTIATE_SLAB_RESIDUAL_FORWARD(T)                                                              \
+  template bool slab_residual_forward(T*, const T*, const Shape&, const Affine<float>&, const ActivationSpec&, \
+                                      const Running<float>&, float*, float*, const SlabPlan&, void*, cudaStream_t)
+#define IABN_INSTANTIATE_SLAB_RESIDUAL_BACKWARD(T)                                                                   \
+  template bool slab_residual_backward(const T*, const T*, const T*, T*, T*, const Shape&, const float*,             \
+                                       const Affine<float>&, const ActivationSpec&, float*, float*, const SlabPlan&, \
+                                       void*, cudaStream_t)
 #define IABN_INSTANTIATE_SLAB_FORWARD(T)                                                                           \
   template bool slab_forward(T*, const Shape&, const Affine<float>&, const ActivationSpec&, const Running<float>&, \
                              float*, float*, const SlabPlan&, void*, cudaStream_t)

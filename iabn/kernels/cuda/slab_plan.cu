@@ -1,12 +1,15 @@
 // Which tensors the slab kernels take, and how their launches are cut.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "iabn/kernels/cuda/exchange.cuh"
 #include "iabn/kernels/cuda/launch.h"
 #include "iabn/kernels/cuda/slab.h"
+#include "iabn/kernels/cuda/slab_source.cuh"
 #include "iabn/kernels/cuda/tensor_map.h"
 
 namespace iabn::kernels::cuda {
@@ -15,27 +18,35 @@ namespace {
 /// Measured on an H100 80GB with dev/ladder/cuda_slab_sweep.cu, bf16; figures in passes
 /// (docs/design/5-cuda-kernels.md).
 struct SlabPolicy {
-  static constexpr int64_t kStageBytes = 16384;  // of all inputs
   static constexpr int kVectorBytes = 16;
-  /// Rows of half a cache line: two to six slabs are on chip at a time, so that the wait for one is covered by the
-  /// loads of the next; the neighbouring group takes the other half of the line at about the same time. [128,512,28,28]
-  /// forward + backward: 6.3, with 128-byte rows 6.8, with 256 7.0.
-  static constexpr int kRowBytes = 64;
-  /// A block's share of a slab, at most and best. [128,2048,7,7] forward: 200 KB 3.00, 100 KB 2.76;
-  /// [8,1024,65,65] forward: 135 KB 2.43, 65 KB 2.56.
-  static constexpr int64_t kMostShareBytes = 200 << 10;
-  static constexpr int64_t kShareBytes = 130 << 10;
-  /// Where that takes more blocks than this, one group of all blocks and whole cache lines.
-  static constexpr int kMostBlocks = 66;
-  static constexpr int kWideRowBytes = 128;
-  /// What a share of half or twice the best costs, against the part of the device that is left idle.
+  /// Whole cache lines, or half ones: then two groups side by side take a line's halves at about the same time. Small
+  /// tensors always take half lines: twice as many slabs mean fewer blocks that wait for each other.
+  /// [32,256,14,14] forward 8.8 us, whole lines 9.8 us.
+  static constexpr int kRowBytes[] = {128, 64};
+  static constexpr int64_t kSmallBytes = 96 << 10;  // of the whole tensor, per multiprocessor
+  /// A block's share of a slab, at most and best; a multiprocessor holds 330 KB. [128,1024,14,14] forward: 200 KB 2.40,
+  /// 100 KB 2.50; [128,512,28,28] backward: 190 KB 3.89, 390 KB 4.04.
+  static constexpr int64_t kLeastShareBytes = 90 << 10;  // but for small tensors
+  static constexpr int64_t kMostShareBytes = 300 << 10;
+  static constexpr int64_t kShareBytes = 190 << 10;
+  /// Contiguous: [128,256,56,56] forward 100 KB 2.54, 60 KB 2.73; but a block that has a channel for itself wins:
+  /// [128,512,28,28] forward 2.67, with three blocks 3.3.
+  static constexpr int64_t kRunShareBytes = 100 << 10;
+  static constexpr int64_t kMostAloneBytes = 260 << 10;
+  /// What these cost, against the part of the device that is left idle: a share of half or twice the best, twice as
+  /// many blocks that wait for each other, half lines.
   static constexpr double kDoublingCost = 0.04;
+  static constexpr double kBlocksCost = 0.015;
+  static constexpr double kHalfLinesCost = 0.03;
+  /// What it costs if no next slab covers the wait for the sums. [128,2048,7,7] forward 2.9, with two slabs 2.7.
+  static constexpr double kSingleSlab = 0.9;
   /// Blocks with fewer chunks than this get them evenly; others get whole chunks, some one more than others.
-  static constexpr int64_t kManyChunks = 5;
+  static constexpr int64_t kManyChunks = 3;
   static constexpr int kInFlight = 3;
-  /// Backward in large groups: [128,512,28,28] 3.86, with 3 in flight 4.0.
-  static constexpr int kLargeGroup = 33;
-  static constexpr int kInFlightLargeGroup = 2;
+  /// [64,256,56,56] backward 4.06, without 4.30; [128,256,56,56] forward 2.53, without 2.60. Where much of a large
+  /// share is fetched twice, it takes the L2's place from that: [128,256,56,56] residual forward 4.14, without 4.04.
+  static constexpr int kPrefetch = 12;
+  static constexpr int64_t kPrefetchShareBytes = 450 << 10;
 };
 
 struct Device {
@@ -80,34 +91,110 @@ Device current_device() {
 
 int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+struct Slabs {
+  int64_t count;
+  int64_t bytes;  // of a slab, all inputs
+  double chunks;  // of a slab; the last one may be a part
+  bool even;      // chunks are cut to the number of blocks
+};
+
+struct Division {
+  int blocks = 1;  // of a group
+  double score = 0;
+};
+
+/// The part of a group's blocks that works until the last one is done.
+double balance(const Slabs& slabs, int64_t blocks) {
+  const double mean = slabs.chunks / static_cast<double>(blocks);
+  if (mean < static_cast<double>(SlabPolicy::kManyChunks) && slabs.even) return 1;
+  const double whole = std::floor(mean);
+  // The square root: the others load ahead meanwhile.
+  return std::sqrt(mean / (whole + std::min(1.0, slabs.chunks - whole * static_cast<double>(blocks))));
+}
+
 /// Blocks per group, from `fewest` to `most`: as much of the device as possible in use, shares near the best.
-int best_blocks(int64_t slabs, int64_t slab_bytes, int64_t fewest, int64_t most, int multiprocessors) {
-  const double wanted = static_cast<double>(slab_bytes) / static_cast<double>(SlabPolicy::kShareBytes);
-  int64_t best = 1;
-  double best_score = 0;
+Division divide(const Slabs& slabs, int64_t share_bytes, int64_t fewest, int64_t most, int64_t multiprocessors,
+                bool small) {
+  const double wanted = static_cast<double>(slabs.bytes) / static_cast<double>(share_bytes);
+  Division best;
   for (int64_t blocks = fewest; blocks <= most; ++blocks) {
     blocks = std::min(most, multiprocessors / (multiprocessors / blocks));  // the most with as many groups
-    const int64_t groups = std::min(multiprocessors / blocks, slabs);
-    const int64_t rounds = quotient(slabs, groups);
-    const double use = static_cast<double>(slabs * blocks) / static_cast<double>(rounds * multiprocessors);
+    const int64_t groups = std::min(multiprocessors / blocks, slabs.count);
+    const int64_t rounds = quotient(slabs.count, groups);
+    const double use = static_cast<double>(slabs.count * blocks) / static_cast<double>(rounds * multiprocessors);
     const double doublings = std::abs(std::log2(static_cast<double>(blocks) / wanted));
-    const double score = use * (1 - SlabPolicy::kDoublingCost * doublings);
-    if (score > best_score) {
-      best_score = score;
-      best = blocks;
-    }
+    const double score = use * balance(slabs, blocks) * (1 - SlabPolicy::kDoublingCost * doublings) *
+                         (1 - SlabPolicy::kBlocksCost * std::log2(static_cast<double>(blocks))) *
+                         (rounds == 1 && !small ? SlabPolicy::kSingleSlab : 1);
+    if (score > best.score) best = {static_cast<int>(blocks), score};
   }
-  return static_cast<int>(best);
+  return best;
 }
 
 int64_t channels_of(int element_bytes, const SlabPlan& plan) {
   return plan.row_bytes == 0 ? 1 : plan.row_bytes / element_bytes;
 }
 
+std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pass, int64_t multiprocessors) {
+  const int inputs = inputs_of(pass);
+  const bool contiguous = shape.layout == Layout::kContiguous;
+  const int64_t row = (contiguous ? shape.s : shape.c) * element_bytes;
+  SlabPlan plan;
+  plan.in_flight = SlabPolicy::kInFlight;
+  const auto set_blocks = [&](int blocks, int64_t slabs, int64_t slab_bytes) {
+    plan.blocks = blocks;
+    plan.groups = static_cast<int>(std::min(multiprocessors / blocks, slabs));
+    plan.prefetch = slab_bytes / blocks <= SlabPolicy::kPrefetchShareBytes ? SlabPolicy::kPrefetch : 0;
+  };
+  if (contiguous) {
+    const int64_t run_vectors = row / SlabPolicy::kVectorBytes;
+    const int64_t tile_vectors = tile_bytes(inputs) / SlabPolicy::kVectorBytes;
+    const int pieces = run_pieces(run_vectors, static_cast<int>(tile_vectors));
+    // Long runs of 16-bit elements, forward: [128,64,112,112] 3.3, two passes 3.2.
+    if (pieces == 0 || (pieces > 1 && element_bytes == 2 && is_forward(pass))) return {};
+    const int64_t chunks = pieces > 1 ? shape.n * pieces : quotient(shape.n, tile_vectors / run_vectors);
+    const int64_t slab_bytes = shape.count() * element_bytes * inputs;
+    const int64_t most = std::min<int64_t>(chunks, multiprocessors);
+    const int64_t fewest = std::min(most, quotient(slab_bytes, SlabPolicy::kMostShareBytes));
+    const bool alone = slab_bytes <= SlabPolicy::kMostAloneBytes && shape.c >= multiprocessors;
+    const Slabs slabs{shape.c, slab_bytes, static_cast<double>(chunks), false};
+    set_blocks(alone ? 1 : divide(slabs, SlabPolicy::kRunShareBytes, fewest, most, multiprocessors, false).blocks,
+               shape.c, slab_bytes);
+    return plan;
+  }
+
+  const bool small = shape.numel() * element_bytes * inputs < multiprocessors * SlabPolicy::kSmallBytes;
+  double best = 0;
+  for (const int row_bytes : SlabPolicy::kRowBytes) {
+    const bool whole_lines = row_bytes == SlabPolicy::kRowBytes[0];
+    if (small && whole_lines) continue;
+    const double rows = static_cast<double>(shape.count());
+    const Slabs slabs{quotient(row, row_bytes), shape.count() * row_bytes * inputs,
+                      rows / (tile_bytes(inputs) / row_bytes), true};
+    const int64_t fewest = std::min(multiprocessors, quotient(slabs.bytes, SlabPolicy::kMostShareBytes));
+    // Half lines pay for groups side by side alone.
+    const int64_t blocks = whole_lines || small ? multiprocessors : multiprocessors / 2;
+    const int64_t most = small ? blocks : std::min(blocks, quotient(slabs.bytes, SlabPolicy::kLeastShareBytes));
+    if (fewest > most) continue;
+    Division division = divide(slabs, SlabPolicy::kShareBytes, fewest, most, multiprocessors, small);
+    if (!whole_lines) division.score *= 1 - SlabPolicy::kHalfLinesCost;
+    if (division.score <= best) continue;
+    best = division.score;
+    plan.row_bytes = row_bytes;
+    set_blocks(division.blocks, slabs.count, slabs.bytes);
+  }
+  const int64_t most_rows = tile_bytes(inputs) / plan.row_bytes;
+  const int64_t chunks = quotient(shape.count(), plan.blocks * most_rows);
+  if (chunks < SlabPolicy::kManyChunks) {
+    plan.chunk_rows = static_cast<int>(quotient(shape.count(), plan.blocks * chunks));
+  }
+  return plan;
+}
+
 }  // namespace
 
+/// Plans are made once per thread and shape, as far as there is room: a call needs several, each of a microsecond.
 std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass) {
-  const int inputs = pass == Pass::kForward ? 1 : 2;
   const bool contiguous = shape.layout == Layout::kContiguous;
   const int64_t row = (contiguous ? shape.s : shape.c) * element_bytes;
   constexpr int64_t kMostRows = int64_t{1} << 30;
@@ -116,50 +203,23 @@ std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr
   const Device device = current_device();
   if (!device.supported) return {};
 
-  SlabPlan plan;
-  plan.in_flight = SlabPolicy::kInFlight;
-  if (contiguous) {
-    const int64_t run_vectors = row / SlabPolicy::kVectorBytes;
-    const int64_t tile_vectors = SlabPolicy::kStageBytes / inputs / SlabPolicy::kVectorBytes;
-    const int pieces = run_pieces(run_vectors, static_cast<int>(tile_vectors));
-    // Long runs of 16-bit elements, forward: [128,64,112,112] 3.3, two passes 3.2.
-    if (pieces == 0 || (pieces > 1 && element_bytes == 2 && pass == Pass::kForward)) return {};
-    const int64_t chunks = pieces > 1 ? shape.n * pieces : quotient(shape.n, tile_vectors / run_vectors);
-    const int64_t slab_bytes = shape.count() * element_bytes * inputs;
-    const int64_t most = std::min<int64_t>(chunks, device.multiprocessors);
-    const int64_t fewest = std::min(most, quotient(slab_bytes, SlabPolicy::kMostShareBytes));
-    plan.blocks = best_blocks(shape.c, slab_bytes, fewest, most, device.multiprocessors);
-    plan.groups = static_cast<int>(std::min<int64_t>(device.multiprocessors / plan.blocks, shape.c));
-    return plan;
-  }
-
-  plan.row_bytes = SlabPolicy::kRowBytes;
-  int64_t slabs = quotient(row, plan.row_bytes);
-  const int64_t slab_bytes = shape.count() * plan.row_bytes * inputs;
-  const int64_t fewest = quotient(slab_bytes, SlabPolicy::kMostShareBytes);
-  const int64_t most = std::min<int64_t>(SlabPolicy::kMostBlocks, device.multiprocessors);
-  if (fewest <= most) {
-    plan.blocks = best_blocks(slabs, slab_bytes, fewest, most, device.multiprocessors);
-  } else {
-    plan.row_bytes = SlabPolicy::kWideRowBytes;
-    slabs = quotient(row, plan.row_bytes);
-    plan.blocks = device.multiprocessors;
-  }
-  plan.groups = static_cast<int>(std::min<int64_t>(device.multiprocessors / plan.blocks, slabs));
-  const int64_t most_rows = SlabPolicy::kStageBytes / inputs / plan.row_bytes;
-  const int64_t chunks = quotient(shape.count(), plan.blocks * most_rows);
-  if (chunks < SlabPolicy::kManyChunks) {
-    plan.chunk_rows = static_cast<int>(quotient(shape.count(), plan.blocks * chunks));
-  }
-  if (pass == Pass::kBackward && fewest <= most && plan.blocks >= SlabPolicy::kLargeGroup) {
-    plan.in_flight = SlabPolicy::kInFlightLargeGroup;
+  using Key = std::array<int64_t, 7>;
+  const Key key{
+      shape.n, shape.c, shape.s, contiguous, element_bytes, static_cast<int64_t>(pass), device.multiprocessors};
+  thread_local std::array<std::pair<Key, std::optional<SlabPlan>>, 256> made;
+  uint64_t hash = 0;
+  for (const int64_t number : key) hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15u;
+  auto& [its_key, plan] = made[hash >> 56];
+  if (its_key != key) {
+    plan = make_plan(shape, element_bytes, pass, device.multiprocessors);
+    its_key = key;
   }
   return plan;
 }
 
 size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan, Pass pass) {
   const int64_t channels = channels_of(element_bytes, plan);
-  return Exchange::bytes(quotient(shape.c, channels) * channels, plan.blocks, pass == Pass::kForward ? 1 : 2);
+  return Exchange::bytes(quotient(shape.c, channels) * channels, plan.blocks, is_forward(pass) ? 1 : 2);
 }
 
 CUtensorMap row_map(const void* address, size_t element_bytes, int64_t rows, int64_t channels, int box_rows,

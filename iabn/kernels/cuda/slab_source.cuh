@@ -12,6 +12,9 @@
 
 namespace iabn::kernels::cuda {
 
+/// Bytes of one input's part of a chunk: a stage of the ring is 16 KB, or 12 KB where there are three inputs.
+constexpr int tile_bytes(int inputs) { return inputs == 1 ? 16384 : inputs == 2 ? 8192 : 4096; }
+
 /// Channels last: a slab is kRowBytes of each of the rows, a chunk some consecutive rows of it, fetched as one box.
 template <class T, int kRowBytes, int kInputs>
 struct RowSource {
@@ -19,7 +22,7 @@ struct RowSource {
   static constexpr int kSlots = kWidth;
   static constexpr int kColumns = kRowBytes / 16;
   static constexpr int kChannels = kRowBytes / static_cast<int>(sizeof(T));
-  static constexpr int kMaxRows = 16384 / kInputs / kRowBytes;  // a box has at most 256
+  static constexpr int kMaxRows = tile_bytes(kInputs) / kRowBytes;  // a box has at most 256
   static constexpr int kTileBytes = kMaxRows * kRowBytes;
 
   CUtensorMap maps[kInputs];
@@ -40,11 +43,21 @@ struct RowSource {
     return row * channels + slab * kChannels + vector % kColumns * kWidth;
   }
 
-  __device__ __forceinline__ void load(unsigned char* stage, int slab, int chunk, SharedBarrier& done) const {
-    done.arrive_and_expect(chunk_rows * kRowBytes * kInputs);
+  /// The first `count` inputs of a chunk.
+  __device__ __forceinline__ void load(unsigned char* stage, int slab, int chunk, int count, SharedBarrier& done,
+                                       uint64_t policy) const {
+    done.arrive_and_expect(chunk_rows * kRowBytes * count);
 #pragma unroll
     for (int i = 0; i < kInputs; ++i) {
-      copy_box(stage + i * kTileBytes, maps[i], slab * kChannels, chunk * chunk_rows, done);
+      if (i < count) copy_box(stage + i * kTileBytes, maps[i], slab * kChannels, chunk * chunk_rows, done, policy);
+    }
+  }
+
+  /// The same, to the L2 only.
+  __device__ __forceinline__ void prefetch(int slab, int chunk, int count) const {
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+      if (i < count) prefetch_box(maps[i], slab * kChannels, chunk * chunk_rows);
     }
   }
 };
@@ -56,7 +69,7 @@ struct RunSource {
   static constexpr int kSlots = 1;
   static constexpr int kColumns = 1;
   static constexpr int kChannels = 1;
-  static constexpr int kTileBytes = 16384 / kInputs;
+  static constexpr int kTileBytes = tile_bytes(kInputs);
   static constexpr int kTileVectors = kTileBytes / 16;
 
   const T* inputs[kInputs];
@@ -87,18 +100,31 @@ struct RunSource {
     return origin(slab, chunk) + (run * (channels - 1) * run_vectors + vector) * kWidth;
   }
 
-  __device__ __forceinline__ void load(unsigned char* stage, int slab, int chunk, SharedBarrier& done) const {
+  __device__ __forceinline__ void load(unsigned char* stage, int slab, int chunk, int count, SharedBarrier& done,
+                                       uint64_t policy) const {
     const int all = vectors(chunk);
-    done.arrive_and_expect(all * 16 * kInputs);
+    done.arrive_and_expect(all * 16 * count);
     int64_t at = origin(slab, chunk);
     const int64_t next = channels * run_vectors * kWidth;
     for (int v = 0; v < all; v += piece) {
       const int bytes = min(piece, all - v) * 16;
 #pragma unroll
       for (int i = 0; i < kInputs; ++i) {
-        copy_bytes(stage + i * kTileBytes + v * 16, inputs[i] + at, bytes, done);
+        if (i < count) copy_bytes(stage + i * kTileBytes + v * 16, inputs[i] + at, bytes, done, policy);
       }
       at += next;
+    }
+  }
+
+  __device__ __forceinline__ void prefetch(int slab, int chunk, int count) const {
+    const int all = vectors(chunk);
+    int64_t at = origin(slab, chunk);
+    for (int v = 0; v < all; v += piece) {
+#pragma unroll
+      for (int i = 0; i < kInputs; ++i) {
+        if (i < count) prefetch_bytes(inputs[i] + at, min(piece, all - v) * 16);
+      }
+      at += channels * run_vectors * kWidth;
     }
   }
 };
