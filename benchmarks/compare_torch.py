@@ -154,7 +154,16 @@ def quantiles(values):
     return [ordered[min(len(ordered) - 1, int(q * len(ordered)))] for q in (0.2, 0.5, 0.8)]
 
 
-def measure(shape, dtype, layout, device, timer, variants, rounds):
+def captured(actions):
+    """One CUDA graph of all of them, as a list of one action that replays it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for action in actions:
+            action()
+    return [graph.replay]
+
+
+def measure(shape, dtype, layout, device, timer, variants, rounds, graphs):
     """{variant: {"forward" | "backward": times of all rounds in ms}}"""
     channels = shape[1]
     numbers = torch.float64 if dtype == torch.float64 else torch.float32
@@ -172,13 +181,18 @@ def measure(shape, dtype, layout, device, timer, variants, rounds):
                 for _ in range(2)
             )
             prepared[name].append(variant(x, weight, bias, running, d_z))
-    times = {name: {"forward": [], "backward": []} for name in variants}
+    directions = ("forward", "backward")
+    times = {name: dict.fromkeys(directions) for name in variants}
+    actions = {
+        (name, d): [pair[i] for pair in pairs] for name, pairs in prepared.items() for i, d in enumerate(directions)
+    }
     for turn in range(rounds + 2):  # two to warm up and compile
-        for name, pairs in prepared.items():
-            for index, direction in enumerate(("forward", "backward")):
-                elapsed = timer.milliseconds([pair[index] for pair in pairs])
-                if turn >= 2:
-                    times[name][direction].append(elapsed)
+        for (name, direction), work in actions.items():
+            elapsed = timer.milliseconds(work) * len(work) / sets
+            if turn >= 2:
+                times[name][direction] = [*(times[name][direction] or []), elapsed]
+        if turn == 1 and graphs:
+            actions = {key: captured(work) for key, work in actions.items()}
     return times
 
 
@@ -246,6 +260,7 @@ def parse_options():
     parser.add_argument("--shapes", nargs="+", default=[], help="instead of networks, e.g. 128x256x56x56")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last"], choices=["channels_last", "contiguous"])
+    parser.add_argument("--graphs", action="store_true", help="replay CUDA graphs, of iabn alone")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--csv", type=Path, help="write the rows to this file, after every network, dtype and layout")
@@ -269,6 +284,8 @@ def main():
     if not options.no_compile:
         variants["compiled"] = autograd_variant(torch.compile(norm_and_activate, dynamic=False))
         torch._dynamo.config.cache_size_limit = 1024
+    if options.graphs:  # autograd runs a backward pass on the stream of the forward pass, which is not captured
+        variants = {"iabn": iabn_variant}
     timer = Timer(device)
     bandwidth = copy_bandwidth(device, timer)
     print(f"{gpu}, PyTorch {torch.__version__}; copy bandwidth {bandwidth / 1e6:.0f} GB/s")
@@ -276,8 +293,10 @@ def main():
     rows, compared = [], 0
     slower = {name: [] for name in variants if name != "iabn"}
     for (case, layers), dtype_name, layout in itertools.product(cases.items(), options.dtypes, options.layouts):
+        case += " in a graph" if options.graphs else ""
         dtype = getattr(torch, dtype_name)
-        setting = {"dtype": dtype, "layout": layout, "device": device, "timer": timer, "rounds": options.rounds}
+        setting = {"dtype": dtype, "layout": layout, "device": device, "timer": timer}
+        setting |= {"rounds": options.rounds, "graphs": options.graphs}
         measure_shape = functools.partial(measure, variants=variants, **setting)
         element_ms = dtype.itemsize / bandwidth
         results = measure_layers(f"{case} {dtype_name} {layout}", layers, measure_shape, element_ms)

@@ -18,23 +18,20 @@ namespace iabn::kernels::cuda {
 namespace {
 
 template <class T, int kRowBytes, int kInputs>
-RowSource<T, kRowBytes, kInputs> row_source(const std::array<const T*, kInputs>& inputs, const Shape& shape,
-                                            const SlabPlan& plan) {
+void fill_source(RowSource<T, kRowBytes, kInputs>& source, const auto& inputs, const Shape& shape,
+                 const SlabPlan& plan) {
   using Source = RowSource<T, kRowBytes, kInputs>;
-  Source source;
   source.channels = shape.c;
   source.rows = static_cast<int>(shape.count());
   source.chunk_rows = plan.chunk_rows > 0 ? std::min(plan.chunk_rows, Source::kMaxRows) : Source::kMaxRows;
   for (int i = 0; i < kInputs; ++i) {
     source.maps[i] = row_map(inputs[i], sizeof(T), shape.count(), shape.c, source.chunk_rows, Source::kChannels);
   }
-  return source;
 }
 
 template <class T, int kInputs>
-RunSource<T, kInputs> run_source(const std::array<const T*, kInputs>& inputs, const Shape& shape) {
+void fill_source(RunSource<T, kInputs>& source, const auto& inputs, const Shape& shape, const SlabPlan&) {
   using Source = RunSource<T, kInputs>;
-  Source source;
   for (int i = 0; i < kInputs; ++i) source.inputs[i] = inputs[i];
   source.channels = shape.c;
   source.runs = static_cast<int>(shape.n);
@@ -43,27 +40,33 @@ RunSource<T, kInputs> run_source(const std::array<const T*, kInputs>& inputs, co
   source.piece = source.run_vectors / source.pieces;
   source.chunk_runs = source.pieces > 1 ? 1 : Source::kTileVectors / source.run_vectors;
   source.inverse = ((1u << 21) + source.piece - 1) / source.piece;
-  return source;
 }
 
+template <class Op>
+using Inputs = std::array<const typename Op::Storage*, Op::kInputs>;
+template <class Op>
+using Outputs = std::array<typename Op::Storage*, Op::kOutputs>;
+
 /// False where the device, or the part of it that this stream may use, can't hold all blocks at a time.
-template <class Op, class Source>
-bool launch_slab(const Op& op, const Source& source, const std::array<typename Op::Storage*, Op::kOutputs>& outputs,
+template <class Source, class Op>
+bool launch_slab(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outputs, const Shape& shape,
                  const SlabPlan& plan, void* workspace, cudaStream_t stream) {
   using Budget = SlabBudget<Op, Source>;
-  SlabJob<Op, Source> job{source, op, {}, {}, plan.groups, Budget::kStages, 0, 0};
+  const auto kernel = slab_kernel<Op, Source>;
+  // Once per device would do, but is not worth the state: the runtime takes under a microsecond. It comes first because
+  // it makes the device's context current, which a tensor map may need in a thread that has not used the device yet.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Budget::kSharedBytes),
+        "cudaFuncSetAttribute(slab_kernel)");
+  SlabJob<Op, Source> job{{}, op, {}, {}, plan.groups, Budget::kStages, 0, 0};
+  fill_source(job.source, inputs, shape, plan);
   std::copy(outputs.begin(), outputs.end(), job.outputs);
-  const int64_t channels = int64_t{source.slabs()} * Source::kChannels;
+  const int64_t channels = int64_t{job.source.slabs()} * Source::kChannels;
   const size_t bytes = Exchange::bytes(channels, plan.blocks, Op::kPartialWords);
   job.exchange = {exchange_area(bytes, workspace, stream), channels, plan.blocks};
   if (plan.ring_chunks > 0 && plan.ring_chunks < Budget::kStages) job.ring_chunks = plan.ring_chunks;
   job.prefetch = plan.prefetch;
   job.in_flight = plan.in_flight > 0 && plan.in_flight < Budget::kStages ? plan.in_flight : 3;
 
-  const auto kernel = slab_kernel<Op, Source>;
-  // Once per device would do, but is not worth the state: the runtime takes under a microsecond.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Budget::kSharedBytes),
-        "cudaFuncSetAttribute(slab_kernel)");
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
@@ -85,17 +88,15 @@ bool launch_slab(const Op& op, const Source& source, const std::array<typename O
 
 /// Calls launch_slab with the source that the plan asks for.
 template <class Op>
-bool launch_plan(const Op& op, const std::array<const typename Op::Storage*, Op::kInputs>& inputs,
-                 const std::array<typename Op::Storage*, Op::kOutputs>& outputs, const Shape& shape,
+bool launch_plan(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outputs, const Shape& shape,
                  const SlabPlan& plan, void* workspace, cudaStream_t stream) {
   using T = typename Op::Storage;
-  if (plan.row_bytes == 64) {
-    return launch_slab(op, row_source<T, 64, Op::kInputs>(inputs, shape, plan), outputs, plan, workspace, stream);
-  }
-  if (plan.row_bytes == 128) {
-    return launch_slab(op, row_source<T, 128, Op::kInputs>(inputs, shape, plan), outputs, plan, workspace, stream);
-  }
-  return launch_slab(op, run_source<T, Op::kInputs>(inputs, shape), outputs, plan, workspace, stream);
+  const auto launch = [&]<class Source>(Source*) {
+    return launch_slab<Source>(op, inputs, outputs, shape, plan, workspace, stream);
+  };
+  if (plan.row_bytes == 64) return launch(static_cast<RowSource<T, 64, Op::kInputs>*>(nullptr));
+  if (plan.row_bytes == 128) return launch(static_cast<RowSource<T, 128, Op::kInputs>*>(nullptr));
+  return launch(static_cast<RunSource<T, Op::kInputs>*>(nullptr));
 }
 
 }  // namespace
