@@ -2,6 +2,7 @@
 # does so only where the system's does not fit), else the system's.
 # Afterwards the target IABN::cudart exists: the CUDA runtime, statically linked, so that the libraries carry no version
 # of libcudart. CMake's own CUDAToolkit package refuses the toolkit in .venv, which has no unversioned libraries.
+# IABN_CUDA_MAJOR is the runtime's version; in the toolkit of dev/cuda12_toolkit.sh it is not nvcc's.
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   file(GLOB _wheels ${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/cu*/bin)
   find_program(IABN_NVCC nvcc HINTS ${_wheels} $ENV{CUDA_HOME}/bin ENV PATH PATHS /usr/local/cuda/bin)
@@ -46,6 +47,8 @@ find_library(
   HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${IABN_CUDART_INCLUDE_DIR}/../lib ${IABN_CUDART_INCLUDE_DIR}/../lib64
   REQUIRED
 )
+file(STRINGS ${IABN_CUDART_INCLUDE_DIR}/cuda_runtime_api.h _version REGEX "^#define CUDART_VERSION ")
+string(REGEX REPLACE ".* ([0-9]+)[0-9][0-9][0-9]$" "\\1" IABN_CUDA_MAJOR "${_version}")
 mark_as_advanced(IABN_NVCC IABN_CUDART_INCLUDE_DIR IABN_CUDART_LIBRARY)
 find_package(Threads REQUIRED)
 add_library(IABN::cudart INTERFACE IMPORTED)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test.sh [CTEST ARGUMENTS...]: builds, then runs the C++ tests and, where there are any, the Python tests.
+# test.sh [CTEST ARGUMENTS...]: builds, then runs the Python tests on the installed wheel, and the C++ tests.
 # The GPU tests run where the machine has a GPU (preset cuda) and nowhere else; there, a missing device fails them.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -8,6 +8,8 @@ dev/fetch_fashion_mnist.sh
 preset=$(default_preset)
 dev/build.sh "$preset"
 if [ -d tests/python ]; then
+  dev/wheel.sh
+  dev/install_wheel.sh
   python -m pytest -q tests/python
 fi
 ctest --preset "$preset" "$@"

@@ -147,6 +147,15 @@ struct Front {
     return {mean, var};
   }
 
+  static std::tuple<Tensor, Tensor, Tensor> functional(Tensor x, OptionalTensor weight, OptionalTensor bias, double eps,
+                                                       int64_t activation, double activation_param, int64_t gamma) {
+    check_activation_tensor("abn", "x", x);
+    Tensor z = empty_dense(x);
+    torch::stable::copy_(z, x);
+    auto [mean, var] = forward(z, weight, bias, {}, {}, {}, 0.0, eps, activation, activation_param, gamma);
+    return {z, mean, var};
+  }
+
   static Tensor statistics(Tensor x) {
     constexpr const char* op = "abn_statistics";
     check_activation_tensor(op, "x", x);
@@ -307,6 +316,7 @@ struct Front {
   /// Registers every operator for the backend's dispatch key.
   static void register_ops(torch::stable::detail::StableLibrary& m) {
     m.impl("abn_forward_", TORCH_BOX(&Front::forward));
+    m.impl("abn", TORCH_BOX(&Front::functional));
     m.impl("abn_statistics", TORCH_BOX(&Front::statistics));
     m.impl("abn_apply_", TORCH_BOX(&Front::apply));
     m.impl("abn_backward", TORCH_BOX(&Front::backward));

@@ -12,6 +12,11 @@ STABLE_TORCH_LIBRARY(iabn, m) {
       "abn_forward_(Tensor(a!) x, Tensor? weight, Tensor? bias, Tensor(b!)? running_mean, Tensor(c!)? running_var, "
       "Tensor(d!)? num_batches_tracked, float? momentum, float eps, int activation, float activation_param, int gamma) "
       "-> (Tensor mean, Tensor var)");
+  // The same without overwriting x and without running statistics: what a compiler may reorder, recompute or turn into
+  // the one above. Its autograd kernel comes from Python.
+  m.def(
+      "abn(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, float activation_param, int gamma) "
+      "-> (Tensor z, Tensor mean, Tensor var)");
   // [3, C]: count, mean, M2 (sum of squared deviations). x may be empty.
   m.def("abn_statistics(Tensor x) -> Tensor");
   // x -> z over x from given statistics [C]: running ones in evaluation, merged ones of several processes.

@@ -1,0 +1,94 @@
+"""Statistics over all processes of a group: one collective in forward, one in backward.
+
+Every process sends {count, mean, M2} per channel, and everybody merges them by Chan, Golub and LeVeque's formula in the
+order of the ranks. Backward sums A0, A1, B1, B2 (iabn/kernels/kernels.h) over the processes: d_x follows from the sums
+of all, the gradients of the parameters from the process's own, which DistributedDataParallel then averages.
+"""
+
+import torch
+import torch.distributed as dist
+
+from iabn import _ops
+
+
+def world_size(group) -> int:
+    """Processes to synchronise with; 1 where torch.distributed is not in use."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(group)
+
+
+def check_layer(name: str, facts: tuple, group) -> None:
+    """Raises RuntimeError where the processes have come to different layers. Once per layer and group: it waits."""
+    answers = [None] * dist.get_world_size(group)
+    dist.all_gather_object(answers, facts, group=group)
+    mine = dist.get_rank(group)
+    for rank, answer in enumerate(answers):
+        if answer != facts:
+            raise RuntimeError(
+                f"{name}: rank {mine} of the group has {facts}, rank {rank} has {answer}: every process must call the "
+                "same layers in the same order"
+            )
+
+
+def merge(gathered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[world, 3, C] of count, mean, M2 to the same of all processes together, each [C]. Processes may be empty."""
+    counts, means, m2 = gathered.double().unbind(1)
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count
+    return count, mean, (m2 + counts * (means - mean).square()).sum(0)
+
+
+class InPlaceABNSync(torch.autograd.Function):
+    """z over x from the statistics of all processes. PyTorch's errors name the class."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, count, eps, kind, param, gamma, group):
+        torch.ops.iabn.abn_apply_.default(x, mean, var, weight, bias, eps, kind, param, gamma)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.detach() if x._is_view() else x, var, weight, bias, count)
+        ctx.options = (eps, kind, param, gamma)
+        ctx.group = group
+        return x
+
+    @staticmethod
+    def backward(ctx, d_z):
+        if torch.is_grad_enabled():
+            raise RuntimeError(_ops.NO_DOUBLE_BACKWARD)
+        z, var, weight, bias, count = ctx.saved_tensors
+        eps, kind, param, gamma = ctx.options
+        local = torch.ops.iabn.abn_backward_reduce.default(z, d_z, bias, kind, param)
+        sums = local.clone()
+        dist.all_reduce(sums, group=ctx.group)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_x = d_weight = d_bias = None
+        if needs_x:
+            d_x = torch.ops.iabn.abn_backward_apply.default(
+                z, d_z, sums, count, var, weight, bias, eps, kind, param, gamma
+            )
+        if needs_weight or needs_bias:
+            d_weight, d_bias = torch.ops.iabn.abn_backward_parameters.default(local, sums, count, weight, eps, gamma)
+        return (
+            d_x,
+            d_weight.to(weight.dtype) if needs_weight else None,
+            d_bias.to(bias.dtype) if needs_bias else None,
+            *(None,) * 8,
+        )
+
+
+def synchronised(x, weight, bias, running_mean, running_var, batches, momentum, eps, kind, param, gamma, group):
+    """Training over all processes; the running statistics may be None. No wait of the host for the device."""
+    with torch.no_grad():
+        packed = torch.ops.iabn.abn_statistics.default(x.detach())
+        gathered = packed.new_empty((dist.get_world_size(group) * 3, packed.shape[1]))
+        dist.all_gather_into_tensor(gathered, packed, group=group)
+        count, mean, m2 = merge(gathered.view(-1, *packed.shape))
+        if running_mean is not None:
+            if batches is not None:
+                batches.add_(1)
+            factor = 1.0 / batches.double() if momentum is None else momentum
+            unbiased = m2 / (count - 1).clamp_min(1)
+            for running, batch in ((running_mean, mean), (running_var, unbiased)):
+                running.add_(((batch - running) * factor).to(running.dtype))
+        mean, var, count = mean.to(packed.dtype), (m2 / count).to(packed.dtype), count[0].to(packed.dtype)
+    return InPlaceABNSync.apply(x, weight, bias, mean, var, count, eps, kind, param, gamma, group)

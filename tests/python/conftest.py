@@ -1,0 +1,27 @@
+"""Tests of the installed package: build and install the wheel first (make wheel)."""
+
+import os
+
+import pytest
+import torch
+
+# A cached graph from before a change would hide it.
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+
+
+def relative_error(got, want):
+    """Norm of the difference over the norm of `want`."""
+    return ((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30)).item()
