@@ -14,6 +14,7 @@ from iabn.conversion import ConversionReport, convert, to_batchnorm
 from iabn.folding import fold
 from iabn.memory import MemoryReport, memory_report
 from iabn.modules import ABN, InPlaceABN, InPlaceABNSync
+from iabn.overwrites import Overwrite, find_overwrites
 
 try:
     __version__ = version("iabn")
@@ -26,8 +27,10 @@ __all__ = [
     "InPlaceABN",
     "InPlaceABNSync",
     "MemoryReport",
+    "Overwrite",
     "__version__",
     "convert",
+    "find_overwrites",
     "fold",
     "functional",
     "memory_report",

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from iabn import _report
+from iabn import _report, _sync
 from iabn._after_abn import AfterABN, HandOver
 from iabn._dataflow import trace
 from iabn._planning import Plan, Planner, describe, hooks_of, make_plans, unsafe_channels
 from iabn._report import ConversionReport, Row, Undo
 from iabn.functional import gamma_of
 from iabn.modules import ABN, InPlaceABN, InPlaceABNSync
+from iabn.overwrites import find_overwrites
 
 
 @dataclass
@@ -101,7 +102,8 @@ def convert(
     that fails, part by part. docs/python/conversion.md explains every reason that the report may give.
 
     example: input of forward (a tensor, a tuple of arguments, or a dict of keyword arguments). With it the outputs in
-        evaluation mode are compared, before and after.
+        evaluation mode are compared, before and after, and a training forward pass is searched for tensors that
+        backward needs and a layer overwrites (find_overwrites).
     relu: "keep" leaves layers with nn.ReLU behind them alone. "leaky_relu" turns those ReLU modules into leaky ReLU of
         `slope`, which changes the function of the model.
     dtype: of the activations in training, bfloat16 or float16 under autocast; default: the parameters' dtype. Layers
@@ -110,8 +112,8 @@ def convert(
     skip: names of layers to leave alone.
     tolerance: largest allowed output difference relative to the largest output; default from dtype and depth.
 
-    Raises ValueError for a bad argument, RuntimeError where the outputs differ by more than rounding; the model is as
-    before then.
+    Raises ValueError for a bad argument, RuntimeError where the outputs differ by more than rounding or a layer
+    overwrites what backward needs; the model is as before then.
     """
     if relu not in ("keep", "leaky_relu"):
         raise ValueError(f'relu must be "keep" or "leaky_relu", got "{relu}"')
@@ -134,6 +136,7 @@ def convert(
         if before is not None:
             after = _report.outputs(model, example)
             _report.check("convert", reference, after, len(plans), tolerance, model)
+            _check_overwrites(model, example, dtype)
             _report.compare(report, before, after)
     except BaseException:
         undo.take_back()
@@ -143,6 +146,21 @@ def convert(
         after_text = describe(model.get_submodule(name)) if done else ""
         report.rows.append(Row(name, befores[name], after_text, plan.note if done else plan))
     return report
+
+
+def _check_overwrites(model: nn.Module, example: Any, dtype: torch.dtype | None) -> None:
+    """What the trace may have missed: a tensor that backward needs and a layer overwrites."""
+    if any(isinstance(m, InPlaceABNSync) and _sync.world_size(m.group) > 1 for m in model.modules()):
+        return  # the pass would have to run in all processes
+    args, kwargs = _report.arguments(example)
+    autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
+    try:
+        found = find_overwrites(model, *args, autocast=autocast, **kwargs)
+    except (RuntimeError, ValueError):
+        return  # the example does for evaluation only: one value per channel, for instance
+    if found:
+        lines = "; ".join(map(str, found))
+        raise RuntimeError(f"convert: training would fail in backward, so the model was restored: {lines}")
 
 
 def _is_shared(plan: Plan, plans: list[Plan], planner: Planner) -> bool:

@@ -1,8 +1,5 @@
 """memory_report(): what a training step's forward pass keeps until backward, and which layer keeps it."""
 
-import contextlib
-import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +8,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree
 
-from iabn._dataflow import structural_copy, trace
+from iabn._dataflow import trace
+from iabn._dry_run import DryRun
 from iabn._planning import Plan, make_plans
 from iabn._report import table
 from iabn.modules import ABN, InPlaceABN
@@ -96,7 +94,6 @@ class _Ledger:
         self.sizes: dict[int, int] = {}
         self.keepers: dict[int, list[nn.Module]] = {}
         self.results: dict[nn.Module, int] = {}  # the storage of a module's last output
-        self.stack: list[nn.Module] = []
         self.known: dict[int, str] = {}  # parameters, buffers and inputs
         self.casts: dict[int, int] = {}
 
@@ -115,13 +112,13 @@ class _Ledger:
                 total += tensor.untyped_storage().nbytes()
         return total
 
-    def pack(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor, module: nn.Module) -> Tensor:
         if tensor.layout == torch.strided and tensor.device.type != "meta":
-            self._keep(tensor)
+            self._keep(tensor, module)
         # Detached: a saved output must not keep its own graph alive.
         return tensor.detach()
 
-    def _keep(self, tensor: Tensor) -> None:
+    def _keep(self, tensor: Tensor, module: nn.Module) -> None:
         key = self.key(tensor)
         if key in self.known:
             return
@@ -130,26 +127,12 @@ class _Ledger:
             return
         self.sizes[key] = tensor.untyped_storage().nbytes()
         keepers = self.keepers.setdefault(key, [])
-        if self.stack[-1] not in keepers:
-            keepers.append(self.stack[-1])
+        if module not in keepers:
+            keepers.append(module)
 
-    @contextlib.contextmanager
-    def watch(self, model: nn.Module) -> Iterator[None]:
-        """Hooks that know which module is running; the model is a copy, nobody else's."""
-
-        def enter(module, _inputs):
-            self.stack.append(module)
-
-        def leave(module, _inputs, output):
-            self.stack.pop()
-            if isinstance(output, Tensor):
-                self.results[module] = self.key(output)
-
-        for module in model.modules():
-            module.register_forward_pre_hook(enter, prepend=True)
-            module.register_forward_hook(leave)
-        with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
-            yield
+    def leave(self, module: nn.Module, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self.results[module] = self.key(output)
 
 
 def _is_cast_parameter(tensor: Tensor) -> bool:
@@ -169,18 +152,12 @@ def memory_report(model: nn.Module, *inputs: Any, autocast: torch.dtype | None =
     What convert(model, relu="leaky_relu") would save is worked out from the same data flow as in convert().
     """
     ledger = _Ledger()
-    twin = structural_copy(model, share_buffers=False)
-    twin.train()
-    inputs, kwargs = copy.deepcopy((inputs, kwargs))
-    parameters = ledger.know([*twin.parameters(), *twin.buffers()], "parameter")
-    given = ledger.know([leaf for leaf in _pytree.tree_leaves((inputs, kwargs)) if isinstance(leaf, Tensor)], "input")
-    devices = {tensor.device for tensor in twin.parameters() if tensor.device.type == "cuda"}
-    device = next(iter(devices), torch.device("cpu")).type
-    casting = torch.autocast(device, autocast) if autocast else contextlib.nullcontext()
-    with torch.random.fork_rng(devices=list(devices)), torch.enable_grad(), casting, ledger.watch(twin):
-        result = twin(*inputs, **kwargs)
-    originals = dict(zip(twin.modules(), model.modules(), strict=True))
-    report = _report_layers(model, originals, ledger, autocast)
+    run = DryRun(model, inputs, kwargs, autocast)
+    parameters = ledger.know([*run.twin.parameters(), *run.twin.buffers()], "parameter")
+    leaves = _pytree.tree_leaves((run.inputs, run.kwargs))
+    given = ledger.know([leaf for leaf in leaves if isinstance(leaf, Tensor)], "input")
+    result = run(ledger.pack, ledger.leave)
+    report = _report_layers(model, run.originals, ledger, autocast)
     del result  # until here it kept the storages alive
     report.parameters, report.inputs, report.casts = parameters, given, sum(ledger.casts.values())
     return report
