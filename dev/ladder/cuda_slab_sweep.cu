@@ -228,10 +228,10 @@ void sweep(bool all) {
         if (forward) fill<<<1024, 256>>>(at(0, 0), shape.numel(), 1, 0.f);
         for (int i : {2, 4}) check(cudaMemsetAsync(at(i, 0), 0xff, bytes));
         slab(plan, 0);
-        double distance_ = error(at(forward ? 0 : 2, 0), want);
-        if (pass == Pass::kResidualBackward) distance_ += error(at(4, 0), want_d_r);
-        if (!(distance_ < 2e-3)) {
-          std::printf("WRONG by %.3g: ", distance_);
+        double apart = error(at(forward ? 0 : 2, 0), want);
+        if (pass == Pass::kResidualBackward) apart += error(at(4, 0), want_d_r);
+        if (!(apart < 2e-3)) {
+          std::printf("WRONG by %.3g: ", apart);
           print("", {plan, 0}, pass_us);
           continue;
         }

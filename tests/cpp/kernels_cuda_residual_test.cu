@@ -160,7 +160,8 @@ TYPED_TEST(CudaResidualSlab, EveryPlanGivesForwardAndBackward) {
   const std::vector<Shape> shapes{{2, v, 1, Layout::kChannelsLast},       {3, 3 * v, 7, Layout::kChannelsLast},
                                   {8, 8 * v, 784, Layout::kChannelsLast}, {64, 2 * v, 784, Layout::kChannelsLast},
                                   {3, 5, v, Layout::kContiguous},         {70, 3, 3 * v, Layout::kContiguous},
-                                  {9, 7, 98 * v, Layout::kContiguous},    {2, 3, 1568 * v, Layout::kContiguous}};
+                                  {9, 7, 98 * v, Layout::kContiguous},    {64, 3, 98 * v, Layout::kContiguous},
+                                  {4, 3, 1568 * v, Layout::kContiguous},  {2, 3, 1568 * v, Layout::kContiguous}};
   for (const Shape& shape : shapes) {
     for (const SlabPlan& plan : shape.layout == Layout::kContiguous ? run_plans : row_plans) {
       SCOPED_TRACE(describe(shape, kLeaky) + " rows of " + std::to_string(plan.row_bytes) + ", " +

@@ -43,14 +43,15 @@ void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumu
               accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream);
 
 /// The residual form, z = act(y + r): forward() with `r`, of x's shape and layout, added before the activation.
+/// r must not overlap x.
 template <class T>
 void residual_forward(T* x, const T* r, const Shape& shape, const Affine<accumulate_t<T>>& affine,
                       const ActivationSpec& activation, const Running<accumulate_t<T>>& running, accumulate_t<T>* mean,
                       accumulate_t<T>* var, void* workspace, cudaStream_t stream);
 
-/// Backward of the residual form, y' = act^-1(z) - r - beta: d_x, and d_r = d_y. Both must be there, and one of them
-/// may be d_z (overwritten). What the rounding of z hides of a small y' behind a large r is lost
-/// (docs/design/1-maths.md).
+/// Backward of the residual form, y' = act^-1(z) - r - beta: d_x, and d_r = d_y. Both must be there, and neither may
+/// overlap the other, z or r; one of them may be d_z (overwritten). What the rounding of z hides of a small y' behind a
+/// large r is lost (docs/design/1-maths.md).
 template <class T>
 void residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, const Shape& shape,
                        const accumulate_t<T>* var, const Affine<accumulate_t<T>>& affine,

@@ -29,7 +29,7 @@ struct SlabBudget {
   static constexpr int kReductionThreads = 128;
   static constexpr int kApplicationThreads = 256;
   static constexpr int kCombinerWarps = 3;
-  /// Cycles between two prefetches of a multiprocessor: 16 KB each make about the bandwidth of memory.
+  /// Cycles between two prefetches of a multiprocessor: chunks of 16 KB then make about the bandwidth of memory.
   static constexpr uint32_t kPrefetchCycles = 1600;
   // Registers per thread: together 65536, the whole file.
   static constexpr int kLoaderRegisters = 56;
@@ -39,7 +39,7 @@ struct SlabBudget {
   static constexpr int kStageBytes = Source::kTileBytes * Op::kInputs;
   static constexpr int kTileVectors = Source::kTileBytes / 16;
   static constexpr int kApplicationVectors = kTileVectors / kApplicationThreads;
-  /// Chunks in the application's registers: 96 to 128 of them.
+  /// Chunks in the application's registers: 108 to 128 of them.
   static constexpr int kKept = (Op::kInputs == 1 ? 128 : 112) / (kApplicationVectors * Op::kInputs * 4);
 
   using Accumulator = typename Op::template Accumulator<Source::kSlots>;
