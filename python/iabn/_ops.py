@@ -95,7 +95,9 @@ def _channels(x, rows=None):
 
 def _like(x):
     """The dense layout that the kernels give a tensor like x: see empty_dense in iabn/ops/tensors.h."""
-    return torch.empty_like(x)
+    if not x.is_contiguous() and x.shape[1] > 1 and x.stride(1) == 1:
+        return x.new_empty((x.shape[0], *x.shape[2:], x.shape[1])).movedim(-1, 1)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _backward_fake(z, d_z, var, weight, bias, training, eps, kind, param, gamma, needs_d_x, needs_d_parameters):

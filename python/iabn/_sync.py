@@ -35,7 +35,7 @@ def merge(gathered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     """[world, 3, C] of count, mean, M2 to the same of all processes together, each [C]. Processes may be empty."""
     counts, means, m2 = gathered.double().unbind(1)
     count = counts.sum(0)
-    mean = (counts * means).sum(0) / count
+    mean = (counts * means).sum(0) / count.clamp_min(1)
     return count, mean, (m2 + counts * (means - mean).square()).sum(0)
 
 
@@ -83,12 +83,20 @@ def synchronised(x, weight, bias, running_mean, running_var, batches, momentum, 
         gathered = packed.new_empty((dist.get_world_size(group) * 3, packed.shape[1]))
         dist.all_gather_into_tensor(gathered, packed, group=group)
         count, mean, m2 = merge(gathered.view(-1, *packed.shape))
-        if running_mean is not None:
-            if batches is not None:
-                batches.add_(1)
-            factor = 1.0 / batches.double() if momentum is None else momentum
-            unbiased = m2 / (count - 1).clamp_min(1)
-            for running, batch in ((running_mean, mean), (running_var, unbiased)):
-                running.add_(((batch - running) * factor).to(running.dtype))
-        mean, var, count = mean.to(packed.dtype), (m2 / count).to(packed.dtype), count[0].to(packed.dtype)
-    return InPlaceABNSync.apply(x, weight, bias, mean, var, count, eps, kind, param, gamma, group)
+        numbers = [t.to(packed.dtype) for t in (mean, m2 / count.clamp_min(1), count[0])]
+    z = InPlaceABNSync.apply(x, weight, bias, *numbers, eps, kind, param, gamma, group)
+    with torch.no_grad():
+        _update_running(count[0], mean, m2, running_mean, running_var, batches, momentum)
+    return z
+
+
+def _update_running(count, mean, m2, running_mean, running_var, batches, momentum) -> None:
+    """Nothing where all processes together have fewer than two values per channel."""
+    enough = count > 1
+    if batches is not None:
+        batches.add_(enough.to(batches.dtype))
+    if running_mean is None:
+        return
+    factor = enough.double() * (1.0 / batches.double().clamp_min(1) if momentum is None else momentum)
+    for running, batch in ((running_mean, mean), (running_var, m2 / (count - 1).clamp_min(1))):
+        running.add_(((batch - running) * factor).to(running.dtype))

@@ -46,32 +46,83 @@ def evaluate(x: Tensor, weight, bias, running_mean, running_var, eps, activation
 
 
 def in_backward() -> bool:
-    """Inside a backward pass, where only activation checkpointing calls a layer: a recomputation."""
+    """Inside a backward pass, where as a rule activation checkpointing alone calls a layer: a recomputation."""
     return torch._C._current_graph_task_id() != -1
 
 
-def check_overwrite(x: Tensor) -> None:
+def _overwrite_problem(x: Tensor) -> str:
     """What PyTorch would refuse, but only after x has been overwritten, or in backward."""
-    problem = None
-    if x.requires_grad and torch.is_grad_enabled():
-        producer = x.grad_fn
-        if producer is None:
-            problem = "is a leaf tensor that requires grad"
-        elif hasattr(producer, "_saved_result"):
-            problem = f"is the result of {producer.name()}, which needs it for its own gradient"
-    elif x.is_inference() and not torch.is_inference_mode_enabled():
-        problem = "is an inference tensor, outside inference_mode"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "may have a forward-mode derivative"
+    if not torch.is_grad_enabled():
+        inference = x.is_inference() and not torch.is_inference_mode_enabled()
+        return "is an inference tensor, outside inference_mode" if inference else ""
+    if x._is_view():
+        base = x._base
+        if base.requires_grad and base.is_leaf:
+            return "is a view of a leaf tensor that requires grad"
+        if not x.requires_grad:
+            return "is a view of a tensor without gradient, which would become part of the graph"
+    producer = x.grad_fn
+    if producer is None:
+        if x.requires_grad:
+            return "is a leaf tensor that requires grad"
+        return "is an inference tensor, outside inference_mode" if x.is_inference() else ""
+    if hasattr(type(producer), "_saved_result"):
+        return f"is the result of {producer.name()}, which needs it for its own gradient"
+    if producer.name().startswith(_SHARED_RESULTS):
+        return f"is the result of {producer.name()}, which does not allow it"
+    return ""
+
+
+# Views of one call among several, and modules with backward hooks.
+_SHARED_RESULTS = ("SplitBackward", "SplitWithSizesBackward", "UnbindBackward", "BackwardHookFunctionBackward")
+
+
+def check_overwrite(x: Tensor) -> None:
+    """Raises RuntimeError for a tensor that must not be overwritten."""
+    problem = _overwrite_problem(x)
     if problem:
-        raise RuntimeError(f"inplace_abn: x {problem}, so it must not be overwritten: pass x.clone(), or use ABN")
+        raise RuntimeError(
+            f"inplace_abn: x {problem}, so it must not be overwritten: pass x.clone(), use copy_input=True, or ABN"
+        )
 
 
-def check_training(x: Tensor, activation: str, param: float) -> None:
+def check_training(activation: str, param: float) -> None:
     """Raises ValueError for an activation that cannot be inverted."""
     if activation == "relu" or (activation != "identity" and not param > 0):
         raise ValueError(
             f"inplace_abn: training needs an activation that can be inverted, got {activation} with {param}: use "
             "leaky_relu with a slope above 0, elu with an alpha above 0, identity, or ABN, which is not in place"
         )
+
+
+def _check_frozen(activation: str, param: float) -> None:
+    if torch.is_grad_enabled() and (
+        (activation == "elu" and not param > 0) or (activation == "leaky_relu" and param < 0)
+    ):
+        raise ValueError(
+            f"inplace_abn: {activation} with {param} has no gradients from its output: run under torch.no_grad(), or "
+            "use ABN"
+        )
+
+
+def check_arguments(training, running_mean, running_var, batches, momentum, activation, param, gamma) -> None:
+    """Raises ValueError or TypeError; the same for every route."""
+    check_activation(activation, param)
+    check_gamma(gamma)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("inplace_abn: running_mean and running_var must be given together, or neither")
+    if not training:
+        if running_mean is None:
+            raise ValueError("inplace_abn: evaluation (training=False) needs running_mean and running_var")
+        return
+    check_training(activation, param)
+    if momentum is None:
+        if running_mean is not None and batches is None:
+            raise ValueError("inplace_abn: momentum None (cumulative average) needs num_batches_tracked")
+    elif not 0 <= momentum <= 1:
+        raise ValueError(f"inplace_abn: momentum must be between 0 and 1, or None, got {momentum}")
 
 
 def inplace_abn(
@@ -101,17 +152,15 @@ def inplace_abn(
 
     Backward keeps z, so activation memory is halved where a convolution follows, which keeps z anyway. Under
     torch.compile and torch.export x keeps its old value for others, and evaluation is plain PyTorch. A recomputation by
-    activation checkpointing doesn't update the running statistics again.
+    activation checkpointing doesn't update the running statistics again (inside what is compiled, or without a
+    compiler); neither does any other call inside a backward pass. In evaluation a gamma of exactly 0 has gradient 0.
 
     Raises ValueError for a bad activation, RuntimeError for everything that the kernels refuse; the message says what
     to do. Double backward and torch.func transforms are refused.
     """
-    check_activation(activation, activation_param)
-    check_gamma(gamma)
-    if training:
-        check_training(x, activation, activation_param)
-    elif running_mean is None or running_var is None:
-        raise ValueError("inplace_abn: evaluation (training=False) needs running_mean and running_var")
+    check_arguments(
+        training, running_mean, running_var, num_batches_tracked, momentum, activation, activation_param, gamma
+    )
     compiling = _is_compiling()
     if not training and (compiling or not _library.supports(x.device)):
         return evaluate(x, weight, bias, running_mean, running_var, eps, activation, activation_param, gamma)
@@ -130,7 +179,9 @@ def inplace_abn(
         raise RuntimeError("inplace_abn: torch.func transforms (grad, vmap, ...) cannot overwrite x: use ABN there")
     _library.require(x.device)
     check_overwrite(x)
-    if training and in_backward():  # the statistics have been updated
+    if not training:
+        _check_frozen(activation, activation_param)
+    elif in_backward():  # the statistics have been updated
         running_mean = running_var = num_batches_tracked = None
         momentum = 0.0
     return _ops.InPlaceABN.apply(
@@ -190,9 +241,10 @@ def inplace_abn_sync(
 ) -> Tensor:
     """inplace_abn with statistics over all processes of `group` (None: the default group).
 
-    All of them must call it with the same number of channels and dtype; a batch may be empty. Gradients of weight and
-    bias are the process's own, d_x is that of the whole batch. In evaluation and in a single process the same as
-    inplace_abn. torch.compile leaves the call out of its graphs where it synchronises.
+    All of them must call it in the same order with the same number of channels and dtype, and all must run backward
+    through it; a batch may be empty. A process that doesn't, for instance one in evaluation, leaves the others waiting
+    until the group's timeout. Gradients of weight and bias are the process's own, d_x is that of the whole batch. In
+    evaluation and in a single process the same as inplace_abn. torch.compile leaves the call out of its graphs.
     """
     if not training or _sync.world_size(group) == 1:
         return inplace_abn(
@@ -209,11 +261,7 @@ def inplace_abn_sync(
             gamma=gamma,
             num_batches_tracked=num_batches_tracked,
         )
-    check_activation(activation, activation_param)
-    check_gamma(gamma)
-    check_training(x, activation, activation_param)
-    if momentum is None and num_batches_tracked is None:
-        raise ValueError("inplace_abn_sync: momentum None (cumulative average) needs num_batches_tracked")
+    check_arguments(True, running_mean, running_var, num_batches_tracked, momentum, activation, activation_param, gamma)
     return _synchronised(
         x,
         weight,

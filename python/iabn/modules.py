@@ -178,13 +178,15 @@ class InPlaceABNSync(InPlaceABN):
     have batches of different size, or none at all ([0, C, ...]). Gradients of the parameters are the process's own:
     DistributedDataParallel averages them. torch.compile leaves the layer out of its graphs where it synchronises.
 
-    Raises RuntimeError where the processes come to different layers; it names the layer and the ranks.
+    All processes must call their layers in the same order, and run backward through them (for an empty batch as well).
+    Before a layer's first call in a group they compare what they have; RuntimeError names the layer and the ranks where
+    that differs. Later differences, such as one process in evaluation, leave the others waiting until the timeout.
     """
 
     def __init__(self, *arguments, group=None, **options):
         super().__init__(*arguments, **options)
         self.group = group
-        self._checked_group: tuple | None = None
+        self._checked_groups: set[tuple[int, ...]] = set()
 
     def set_group(self, group) -> None:
         """Synchronises over another process group from now on."""
@@ -192,7 +194,12 @@ class InPlaceABNSync(InPlaceABN):
 
     def __getstate__(self):
         """Process groups can be neither copied nor pickled: a copy has the same one, a pickle the default."""
-        return {**self.__dict__, "group": None, "_checked_group": None}
+        return {**self.__dict__, "group": None, "_checked_groups": set()}
+
+    def __copy__(self):
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __deepcopy__(self, memo):
         copied = type(self).__new__(type(self))
@@ -227,7 +234,13 @@ class InPlaceABNSync(InPlaceABN):
     def _check_processes(self, x: Tensor) -> None:
         """Before the first collective in a group."""
         members = tuple(torch.distributed.get_process_group_ranks(self.group))
-        if self._checked_group != members:
-            facts = (type(self).__name__, x.shape[1], str(x.dtype), self.activation, self.gamma)
-            _sync.check_layer(repr(self), facts, self.group)
-            self._checked_group = members
+        if members in self._checked_groups:
+            return
+        needs = tuple(t is not None and t.requires_grad for t in (x, self.weight, self.bias))
+        facts = (
+            *(type(self).__name__, x.shape[1], str(x.dtype), self.eps, self.momentum),
+            *(self.activation, self.activation_param, self.gamma, self.running_mean is not None),
+            *(torch.is_grad_enabled(), needs),
+        )
+        _sync.check_layer(repr(self), facts, self.group)
+        self._checked_groups.add(members)

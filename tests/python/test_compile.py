@@ -168,6 +168,18 @@ def test_inductor_gradients(want):
     assert_same(step(model, torch.compile(model, fullgraph=True)), want)
 
 
+def test_layouts_that_are_neither_contiguous_nor_channels_last():
+    layer = iabn.InPlaceABN(3)
+    compiled = torch.compile(layer, fullgraph=True)
+    for order in ((0, 1, 3, 2), (1, 0, 2, 3), (0, 2, 3, 1)):
+        x, want = (
+            torch.randn(3, 3, 3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)
+        )
+        (compiled(x.permute(order) * 2).sin()).sum().backward()
+        (layer(want.permute(order) * 2).sin()).sum().backward()
+        assert relative_error(x.grad, want.grad) < 1e-5
+
+
 def test_channels_last_is_not_copied():
     layer = iabn.InPlaceABN(8)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

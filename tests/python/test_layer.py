@@ -242,6 +242,46 @@ class TestBadInput:
             iabn.InPlaceABN(2)(x)
         assert torch.equal(x, before)
 
+    @pytest.mark.parametrize(
+        ("make", "text"),
+        [
+            (lambda: torch.randn(8, 3, requires_grad=True).view(4, 2, 3), "view of a leaf tensor"),
+            (lambda: torch.randn(8, 2, 3)[:4], "view of a tensor without gradient"),
+            (lambda: (torch.randn(4, 4, 3, requires_grad=True) * 1).chunk(2, 1)[0], "result of SplitBackward0"),
+        ],
+    )
+    def test_views_that_autograd_does_not_allow(self, make, text):
+        x = make()
+        before = x.detach().clone()
+        layer = iabn.InPlaceABN(2)
+        with pytest.raises(RuntimeError, match=rf"{text}.*copy_input"):
+            layer(x)
+        assert torch.equal(x, before) and layer.num_batches_tracked == 0
+        assert torch.isfinite(iabn.InPlaceABN(2, copy_input=True)(x)).all()
+
+    def test_backward_hook_and_forward_mode(self):
+        layer = iabn.InPlaceABN(2)
+        with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
+            layer(torch.randn(4, 2, 3))
+        hooked = iabn.InPlaceABN(2)
+        hooked.register_full_backward_hook(lambda *_: None)
+        with pytest.raises(RuntimeError, match="BackwardHookFunctionBackward"):
+            hooked(torch.randn(4, 2, 3, requires_grad=True) * 1)
+        assert layer.num_batches_tracked == hooked.num_batches_tracked == 0
+
+    def test_arguments_are_checked_alike(self):
+        x = torch.randn(4, 2, 3)
+        running = (torch.zeros(2), torch.ones(2))
+        for function in (inplace_abn, iabn.functional.inplace_abn_sync):
+            for options in ({"momentum": 7.0}, {"momentum": None}):
+                with pytest.raises(ValueError, match="momentum"):
+                    function(x.clone(), None, None, *running, **options)
+            with pytest.raises(ValueError, match="together"):
+                function(x.clone(), None, None, running[0], None)
+        weight = torch.ones(2, requires_grad=True)
+        with pytest.raises(ValueError, match="no gradients"):
+            inplace_abn(x, weight, None, *running, training=False, activation="elu", activation_param=0.0)
+
     def test_inference_tensor(self):
         with torch.inference_mode():
             x = torch.randn(4, 2, 3, 3)
@@ -327,7 +367,7 @@ class TestBadInput:
             layer(torch.ones(4, 4, 2, dtype=torch.int32))
         with pytest.raises(RuntimeError, match="more than"):
             layer(torch.randn(1, 4, 1, 1))
-        with pytest.raises(RuntimeError, match=r"expand|overlap"):
+        with pytest.raises(RuntimeError, match=r"expand|overlap"), torch.no_grad():
             layer(torch.randn(1, 4, 1).expand(5, 4, 3))
         with pytest.raises(ValueError, match="running_mean"):
             inplace_abn(torch.randn(4, 4, 2), None, None, None, None, training=False)

@@ -61,9 +61,24 @@ def different_layers(rank, group):
         made(torch.randn(2, 4 + rank, 3))
 
 
+def groups_in_turn(rank, everyone, pair):
+    """A group that comes back must not be checked by some of the processes alone."""
+    made = layer(iabn.InPlaceABNSync, torch.float64)
+    for group in (everyone, pair, everyone):
+        made.set_group(group)
+        if group is everyone or rank < 2:
+            assert torch.isfinite(made(torch.randn(2, CHANNELS, 3, dtype=torch.float64))).all()
+
+
+def empty_everywhere(group):
+    made = layer(iabn.InPlaceABNSync, torch.float64, group=group)
+    made(torch.empty(0, CHANNELS, 3, dtype=torch.float64))
+    assert torch.equal(made.running_var, torch.ones(CHANNELS, dtype=torch.float64)) and made.num_batches_tracked == 0
+
+
 def copies_and_evaluation(group):
     made = layer(iabn.InPlaceABNSync, torch.float64, group=group)
-    assert copy.deepcopy(made).group is group
+    assert copy.deepcopy(made).group is group and copy.copy(made).group is group
     assert pickle.loads(pickle.dumps(made)).group is None
     x, _ = tensors(torch.float64)
     made.eval()
@@ -95,8 +110,10 @@ def process(rank, folder):
         if rank < len(shares):
             for dtype, gamma in KINDS:
                 share_of(rank, shares, dtype, gamma, pair if len(shares) == 2 else None, folder)
+    groups_in_turn(rank, dist.group.WORLD, pair)
     if rank < 2:
         different_layers(rank, pair)
+        empty_everywhere(pair)
         copies_and_evaluation(pair)
         model = network(iabn.InPlaceABNSync)
         model[1].set_group(pair)
