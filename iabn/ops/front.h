@@ -148,7 +148,8 @@ struct Front {
   }
 
   static std::tuple<Tensor, Tensor, Tensor> functional(Tensor x, OptionalTensor weight, OptionalTensor bias, double eps,
-                                                       int64_t activation, double activation_param, int64_t gamma) {
+                                                       int64_t activation, double activation_param, int64_t gamma,
+                                                       int64_t /*revision*/) {
     check_activation_tensor("abn", "x", x);
     Tensor z = empty_dense(x);
     torch::stable::copy_(z, x);

@@ -13,10 +13,11 @@ STABLE_TORCH_LIBRARY(iabn, m) {
       "Tensor(d!)? num_batches_tracked, float? momentum, float eps, int activation, float activation_param, int gamma) "
       "-> (Tensor mean, Tensor var)");
   // The same without overwriting x and without running statistics: what a compiler may reorder, recompute or turn into
-  // the one above. Its autograd kernel comes from Python.
+  // the one above. Its autograd kernel comes from Python; `revision` does nothing but tell apart the compiled graphs of
+  // releases whose autograd differs.
   m.def(
-      "abn(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, float activation_param, int gamma) "
-      "-> (Tensor z, Tensor mean, Tensor var)");
+      "abn(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, float activation_param, int gamma, "
+      "int revision) -> (Tensor z, Tensor mean, Tensor var)");
   // [3, C]: count, mean, M2 (sum of squared deviations). x may be empty.
   m.def("abn_statistics(Tensor x) -> Tensor");
   // x -> z over x from given statistics [C]: running ones in evaluation, merged ones of several processes.

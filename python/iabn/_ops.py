@@ -13,7 +13,10 @@ from iabn import _library
 
 ACTIVATIONS = {"identity": 0, "leaky_relu": 1, "elu": 2, "relu": 3}  # iabn::Activation
 GAMMAS = {"signed": 0, "legacy": 1}  # iabn::kernels::GammaMode
-# Part of every compiled graph, so that a cached one from before a change of formulas is not used again.
+# flexible_layout: without it the compiler would copy channels-last tensors around every layer.
+TAGS = (torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag)
+# An argument of every compiled layer. PyTorch's cache on disk knows graphs by their operators and arguments alone: who
+# changes what the autograd functions compute must count this up, or users of the last release keep its gradients.
 REVISION = 1
 
 NO_DOUBLE_BACKWARD = (
@@ -61,7 +64,7 @@ class _Functional(torch.autograd.Function):
     """Compiled: autograd of torch.ops.iabn.abn, traced into the graph."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, kind, param, gamma):
+    def forward(ctx, x, weight, bias, eps, kind, param, gamma, _revision):
         z = x.clone()  # the only use of x
         mean, var = torch.ops.iabn.abn_forward_.default(z, weight, bias, None, None, None, 0.0, eps, kind, param, gamma)
         ctx.mark_non_differentiable(mean, var)
@@ -80,7 +83,7 @@ class _Functional(torch.autograd.Function):
             d_x,
             None if weight is None else d_weight.to(weight.dtype),
             None if bias is None else d_bias.to(bias.dtype),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -93,7 +96,7 @@ def _channels(x, rows=None):
     return x.new_empty(size, dtype=_accumulate_dtype(x))
 
 
-def _like(x):
+def like(x):
     """The dense layout that the kernels give a tensor like x: see empty_dense in iabn/ops/tensors.h."""
     if not x.is_contiguous() and x.shape[1] > 1 and x.stride(1) == 1:
         return x.new_empty((x.shape[0], *x.shape[2:], x.shape[1])).movedim(-1, 1)
@@ -102,18 +105,18 @@ def _like(x):
 
 def _backward_fake(z, d_z, var, weight, bias, training, eps, kind, param, gamma, needs_d_x, needs_d_parameters):
     channels = z.shape[1] if needs_d_parameters else 0
-    d_x = _like(z) if needs_d_x else z.new_empty((0,))
+    d_x = like(z) if needs_d_x else z.new_empty((0,))
     return d_x, *(z.new_empty((channels,), dtype=_accumulate_dtype(z)) for _ in range(2))
 
 
 _FAKES = {
-    "abn": lambda x, *_: (_like(x), _channels(x), _channels(x)),
+    "abn": lambda x, *_: (like(x), _channels(x), _channels(x)),
     "abn_forward_": lambda x, *_: (_channels(x), _channels(x)),
     "abn_statistics": lambda x: _channels(x, 3),
     "abn_apply_": lambda *_: None,
     "abn_backward": _backward_fake,
     "abn_backward_reduce": lambda z, *_: _channels(z, 4),
-    "abn_backward_apply": lambda z, *_: _like(z),
+    "abn_backward_apply": lambda z, *_: like(z),
     "abn_backward_parameters": lambda local_sums, *_: (
         local_sums.new_empty((local_sums.shape[1],)),
         local_sums.new_empty((local_sums.shape[1],)),
@@ -129,8 +132,7 @@ def register() -> None:
     library = torch.library.Library("iabn", "FRAGMENT")
     for name, fake in _FAKES.items():
         torch.library.register_fake(f"iabn::{name}", fake, lib=library)
-        # flexible_layout: without it the compiler would copy channels-last tensors around every layer.
-        getattr(torch.ops.iabn, name).default.tags.extend((torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag))
+        getattr(torch.ops.iabn, name).default.tags.extend(TAGS)
     library.impl("abn", lambda *arguments: _Functional.apply(*arguments), "Autograd")
     _kept.append(library)  # registrations end with it
 

@@ -7,8 +7,9 @@ of all, the gradients of the parameters from the process's own, which Distribute
 
 import torch
 import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 
-from iabn import _ops
+from iabn import _library, _ops
 
 
 def world_size(group) -> int:
@@ -76,27 +77,99 @@ class InPlaceABNSync(torch.autograd.Function):
         )
 
 
-def synchronised(x, weight, bias, running_mean, running_var, batches, momentum, eps, kind, param, gamma, group):
-    """Training over all processes; the running statistics may be None. No wait of the host for the device."""
+def synchronised(x, weight, bias, running, options, group):
+    """Training over all processes. No wait of the host for the device.
+
+    running: (running_mean, running_var, num_batches_tracked, momentum), see update_running.
+    options: (eps, kind, param, gamma) of the operators.
+    """
     with torch.no_grad():
         packed = torch.ops.iabn.abn_statistics.default(x.detach())
         gathered = packed.new_empty((dist.get_world_size(group) * 3, packed.shape[1]))
         dist.all_gather_into_tensor(gathered, packed, group=group)
         count, mean, m2 = merge(gathered.view(-1, *packed.shape))
         numbers = [t.to(packed.dtype) for t in (mean, m2 / count.clamp_min(1), count[0])]
-    z = InPlaceABNSync.apply(x, weight, bias, *numbers, eps, kind, param, gamma, group)
-    with torch.no_grad():
-        _update_running(count[0], mean, m2, running_mean, running_var, batches, momentum)
+    z = InPlaceABNSync.apply(x, weight, bias, *numbers, *options, group)
+    update_running(count, mean, m2, *running)
     return z
 
 
-def _update_running(count, mean, m2, running_mean, running_var, batches, momentum) -> None:
-    """Nothing where all processes together have fewer than two values per channel."""
+class _Compiled(torch.autograd.Function):
+    """Compiled: autograd of torch.ops.iabn.abn_sync, traced into the graph with PyTorch's functional collectives."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, kind, param, gamma, world, group, _revision):
+        z = x.clone()  # the only use of x
+        packed = torch.ops.iabn.abn_statistics.default(z)
+        gathered = torch.ops._c10d_functional.all_gather_into_tensor.default(packed, world, group)
+        gathered = torch.ops._c10d_functional.wait_tensor.default(gathered)
+        count, mean, m2 = merge(gathered.view(world, *packed.shape))
+        var, samples = (m2 / count.clamp_min(1)).to(packed.dtype), count[0].to(packed.dtype)
+        torch.ops.iabn.abn_apply_.default(z, mean.to(packed.dtype), var, weight, bias, eps, kind, param, gamma)
+        ctx.mark_non_differentiable(count, mean, m2)
+        ctx.save_for_backward(z, var, weight, bias, samples)
+        ctx.options = (eps, kind, param, gamma)
+        ctx.group = group
+        return z, count, mean, m2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_z, *_):
+        z, var, weight, bias, samples = ctx.saved_tensors
+        eps, kind, param, gamma = ctx.options
+        local = torch.ops.iabn.abn_backward_reduce.default(z, d_z, bias, kind, param)
+        sums = torch.ops._c10d_functional.all_reduce.default(local, "sum", ctx.group)
+        sums = torch.ops._c10d_functional.wait_tensor.default(sums)
+        d_x = torch.ops.iabn.abn_backward_apply.default(
+            z, d_z, sums, samples, var, weight, bias, eps, kind, param, gamma
+        )
+        d_weight, d_bias = torch.ops.iabn.abn_backward_parameters.default(local, sums, samples, weight, eps, gamma)
+        return (
+            d_x,
+            None if weight is None else d_weight.to(weight.dtype),
+            None if bias is None else d_bias.to(bias.dtype),
+            *(None,) * 7,
+        )
+
+
+def compiled(x, weight, bias, running, options, group):
+    """`synchronised` for a compiler: nothing is written but the running statistics."""
+    group = dist.group.WORLD if group is None else group
+    world = dist.get_world_size(group)
+    z, count, mean, m2 = torch.ops.iabn.abn_sync(x, weight, bias, *options, world, group.group_name, _ops.REVISION)
+    update_running(count, mean, m2, *running)
+    return z
+
+
+def _fake(x, *_):
+    return (_ops.like(x), *(x.new_empty((x.shape[1],), dtype=torch.float64) for _ in range(3)))
+
+
+def register() -> torch.library.Library:
+    """Once, after the libraries are loaded; the registration ends with the result."""
+    library = torch.library.Library("iabn", "FRAGMENT")
+    library.define(
+        "abn_sync(Tensor x, Tensor? weight, Tensor? bias, float eps, int kind, float param, int gamma, int world, "
+        "str group, int revision) -> (Tensor, Tensor, Tensor, Tensor)",
+        tags=_ops.TAGS,
+    )
+    torch.library.register_fake("iabn::abn_sync", _fake, lib=library)
+    for key in ("Autograd", "CompositeExplicitAutograd"):
+        library.impl("abn_sync", lambda *arguments: _Compiled.apply(*arguments), key)
+    return library
+
+
+@torch.no_grad()
+def update_running(count, mean, m2, running_mean, running_var, batches, momentum) -> None:
+    """Running statistics, each may be None. Nothing where all processes together have fewer than two values."""
     enough = count > 1
     if batches is not None:
-        batches.add_(enough.to(batches.dtype))
+        batches.add_(enough[0].to(batches.dtype))
     if running_mean is None:
         return
     factor = enough.double() * (1.0 / batches.double().clamp_min(1) if momentum is None else momentum)
     for running, batch in ((running_mean, mean), (running_var, m2 / (count - 1).clamp_min(1))):
         running.add_(((batch - running) * factor).to(running.dtype))
+
+
+_registered = register() if _library.loaded else None

@@ -168,7 +168,7 @@ def inplace_abn(
     kind, mode = _ops.ACTIVATIONS[activation], _ops.GAMMAS[gamma]
     if compiling:
         _library.require(x.device)
-        z, mean, var = torch.ops.iabn.abn(x, weight, bias, eps, kind, float(activation_param), mode)
+        z, mean, var = torch.ops.iabn.abn(x, weight, bias, eps, kind, float(activation_param), mode, _ops.REVISION)
         if running_mean is not None:
             _update_running(x, mean, var, running_mean, running_var, num_batches_tracked, momentum)
         elif num_batches_tracked is not None:
@@ -211,18 +211,6 @@ def _update_running(x, mean, var, running_mean, running_var, num_batches_tracked
         running.add_(((batch - running) * factor).to(running.dtype))
 
 
-@torch.compiler.disable
-def _synchronised(x, weight, bias, running_mean, running_var, momentum, eps, activation, param, group, gamma, batches):
-    _library.require(x.device)
-    check_overwrite(x)
-    if in_backward():  # the statistics have been updated
-        running_mean = running_var = batches = None
-    kind, mode = _ops.ACTIVATIONS[activation], _ops.GAMMAS[gamma]
-    return _sync.synchronised(
-        x, weight, bias, running_mean, running_var, batches, momentum, eps, kind, float(param), mode, group
-    )
-
-
 def inplace_abn_sync(
     x: Tensor,
     weight: Tensor | None,
@@ -244,7 +232,7 @@ def inplace_abn_sync(
     All of them must call it in the same order with the same number of channels and dtype, and all must run backward
     through it; a batch may be empty. A process that doesn't, for instance one in evaluation, leaves the others waiting
     until the group's timeout. Gradients of weight and bias are the process's own, d_x is that of the whole batch. In
-    evaluation and in a single process the same as inplace_abn. torch.compile leaves the call out of its graphs.
+    evaluation and in a single process the same as inplace_abn. Under torch.compile x keeps its old value for others.
     """
     if not training or _sync.world_size(group) == 1:
         return inplace_abn(
@@ -262,17 +250,12 @@ def inplace_abn_sync(
             num_batches_tracked=num_batches_tracked,
         )
     check_arguments(True, running_mean, running_var, num_batches_tracked, momentum, activation, activation_param, gamma)
-    return _synchronised(
-        x,
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        momentum,
-        eps,
-        activation,
-        activation_param,
-        group,
-        gamma,
-        num_batches_tracked,
-    )
+    _library.require(x.device)
+    options = (eps, _ops.ACTIVATIONS[activation], float(activation_param), _ops.GAMMAS[gamma])
+    running = (running_mean, running_var, num_batches_tracked, momentum)
+    if _is_compiling():
+        return _sync.compiled(x, weight, bias, running, options, group)
+    check_overwrite(x)
+    if in_backward():  # the statistics have been updated
+        running = (None, None, None, momentum)
+    return _sync.synchronised(x, weight, bias, running, options, group)

@@ -176,7 +176,7 @@ class InPlaceABNSync(InPlaceABN):
 
     In a single process, in evaluation, or where torch.distributed is not initialised, this is InPlaceABN. Processes may
     have batches of different size, or none at all ([0, C, ...]). Gradients of the parameters are the process's own:
-    DistributedDataParallel averages them. torch.compile leaves the layer out of its graphs where it synchronises.
+    DistributedDataParallel averages them. Under torch.compile the collectives are part of the graph.
 
     All processes must call their layers in the same order, and run backward through them (for an empty batch as well).
     Before a layer's first call in a group they compare what they have; RuntimeError names the layer and the ranks where
@@ -213,7 +213,8 @@ class InPlaceABNSync(InPlaceABN):
         if not self.training or _sync.world_size(self.group) == 1:
             return super().forward(x)
         self._check_input(x)
-        self._check_processes(x)
+        needs = [t is not None and t.requires_grad for t in (x, self.weight, self.bias)]
+        self._check_processes(str(x.dtype), torch.is_grad_enabled(), *needs)
         return inplace_abn_sync(
             x.clone() if self.copy_input else x,
             self.weight,
@@ -230,17 +231,15 @@ class InPlaceABNSync(InPlaceABN):
             num_batches_tracked=self.num_batches_tracked,
         )
 
-    @torch.compiler.disable
-    def _check_processes(self, x: Tensor) -> None:
+    @torch.compiler.assume_constant_result  # a compiler runs it while it traces the layer
+    def _check_processes(self, *facts) -> bool:
         """Before the first collective in a group."""
         members = tuple(torch.distributed.get_process_group_ranks(self.group))
-        if members in self._checked_groups:
-            return
-        needs = tuple(t is not None and t.requires_grad for t in (x, self.weight, self.bias))
-        facts = (
-            *(type(self).__name__, x.shape[1], str(x.dtype), self.eps, self.momentum),
-            *(self.activation, self.activation_param, self.gamma, self.running_mean is not None),
-            *(torch.is_grad_enabled(), needs),
-        )
-        _sync.check_layer(repr(self), facts, self.group)
-        self._checked_groups.add(members)
+        if members not in self._checked_groups:
+            facts = (
+                *(type(self).__name__, self.num_features, *facts, self.eps, self.momentum),
+                *(self.activation, self.activation_param, self.gamma, self.running_mean is not None),
+            )
+            _sync.check_layer(repr(self), facts, self.group)
+            self._checked_groups.add(members)
+        return True

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import relative_error
 from torch import nn
+from torch._dynamo.utils import counters
 from torch._inductor.utils import run_and_get_code
 
 import iabn
@@ -163,6 +164,19 @@ def test_inductor_overwrites_in_place_and_keeps_z_alone():
     assert kept_bytes(model, compiled) <= layers * activation + slack
 
 
+def test_graphs_on_disk_of_other_revisions_are_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", False)
+    hits = []
+    for revision in (1, 1, 2):
+        monkeypatch.setattr(iabn._ops, "REVISION", revision)
+        torch._dynamo.reset()
+        counters.clear()
+        torch.compile(network(), fullgraph=True)(torch.randn(SHAPE, dtype=torch.float64)).sum().backward()
+        hits.append(counters["aot_autograd"]["autograd_cache_hit"])
+    assert hits == [0, 1, 0]
+
+
 def test_inductor_gradients(want):
     model = network()
     assert_same(step(model, torch.compile(model, fullgraph=True)), want)
@@ -237,7 +251,7 @@ class TestOperators:
         z, d_z, sums, count = torch.randn(4, 3, 5), torch.randn(4, 3, 5), torch.rand(4, 3) + 1, torch.tensor(20.0)
         leaky = (1, 0.1)
         return {
-            "abn": (x.clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1e-5, *leaky, 0),
+            "abn": (x.clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1e-5, *leaky, 0, 1),
             "abn_forward_": (x, weight.detach(), bias.detach(), mean, var, torch.tensor(0), 0.1, 1e-5, *leaky, 0),
             "abn_statistics": (x,),
             "abn_apply_": (x, mean, var, weight.detach(), bias.detach(), 1e-5, *leaky, 0),

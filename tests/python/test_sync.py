@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import relative_error
 from torch import nn
+from torch._inductor.utils import run_and_get_code
 
 import iabn
 
@@ -32,12 +34,12 @@ def tensors(dtype):
     return [(torch.randn(8 + 1, CHANNELS, 4, 5, dtype=torch.float64) * 2 + 1).to(dtype) for _ in range(2)]
 
 
-def results(made, x, d_z, steps=2):
-    """z, d_x, d_weight, d_bias of the last step; the buffers after all."""
+def results(made, x, d_z, steps=2, function=None):
+    """z, d_x, d_weight, d_bias of the last step; the buffers after all. Calls `function`, or the layer itself."""
     for _ in range(steps):
         made.zero_grad()
         leaf = x.clone().requires_grad_()
-        z = made(leaf * 1)
+        z = (made if function is None else function)(leaf * 1)
         z.backward(d_z)
     return {
         "z": z.detach(),
@@ -53,12 +55,17 @@ def share_of(rank, shares, dtype, gamma, group, folder):
     x, d_z = (t[first : first + shares[rank]] for t in tensors(dtype))
     made = layer(iabn.InPlaceABNSync, dtype, gamma=gamma, group=group)
     torch.save(results(made, x, d_z), os.path.join(folder, f"{shares}-{dtype}-{gamma}-{rank}.pt"))
+    torch._dynamo.reset()
+    made = layer(iabn.InPlaceABNSync, dtype, gamma=gamma, group=group)
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    torch.save(results(made, x, d_z, 2, compiled), os.path.join(folder, f"compiled-{shares}-{dtype}-{gamma}-{rank}.pt"))
 
 
 def different_layers(rank, group):
     made = iabn.InPlaceABNSync(4 + rank, group=group)
-    with pytest.raises(RuntimeError, match=r"InPlaceABNSync\(.*rank \d of the group has.*rank \d has"):
-        made(torch.randn(2, 4 + rank, 3))
+    for function in (made, torch.compile(made, backend="aot_eager", fullgraph=True)):
+        with pytest.raises(RuntimeError, match=r"InPlaceABNSync\(.*rank \d of the group has.*rank \d has"):
+            function(torch.randn(2, 4 + rank, 3))
 
 
 def groups_in_turn(rank, everyone, pair):
@@ -88,7 +95,7 @@ def copies_and_evaluation(group):
 
 def network(kind):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), kind(8), nn.Conv2d(8, 2, 1)).double()
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), kind(8), nn.Conv2d(8, 2, 1)).double()
 
 
 def ten_steps(model, share):
@@ -99,6 +106,26 @@ def ten_steps(model, share):
         optimizer.zero_grad()
         model(x[share]).square().mean().backward()
         optimizer.step()
+
+
+def uneven_compiled_steps(rank, pair, folder):
+    """By Inductor; a process compiles again when its batch changes. The convolution's output is overwritten."""
+    torch._dynamo.reset()
+    model = network(iabn.InPlaceABNSync)
+    model[1].set_group(pair)
+    compiled = torch.compile(model, fullgraph=True)
+    for step, split in enumerate((4, 7, 5)):
+        torch.manual_seed(step)
+        x = torch.randn(8, 3, 6, 6, dtype=torch.float64)[slice(split) if rank == 0 else slice(split, 8)]
+        y, codes = run_and_get_code(compiled, x)
+        y.square().sum().backward()
+        if step == 0:
+            convolved = re.search(r"(buf\d+) = extern_kernels.convolution", codes[0])[1]
+            assert f"abn_apply_.default({convolved}, " in codes[0]
+            assert not re.search(r"fused_\w*clone", codes[0])
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    state = {"y": y, **gradients, **dict(model.named_buffers())}
+    torch.save(state, os.path.join(folder, f"uneven-{rank}.pt"))
 
 
 def process(rank, folder):
@@ -120,6 +147,7 @@ def process(rank, folder):
         parallel = nn.parallel.DistributedDataParallel(model, process_group=pair, broadcast_buffers=False)
         ten_steps(parallel, slice(4 * rank, 4 * rank + 4))
         torch.save(model.state_dict(), os.path.join(folder, f"trained-{rank}.pt"))
+        uneven_compiled_steps(rank, pair, folder)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -131,13 +159,15 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("route", ["", "compiled-"])
 @pytest.mark.parametrize("shares", SHARES)
 @pytest.mark.parametrize("dtype, gamma", KINDS)
-def test_equals_one_process_on_the_whole_batch(folder, shares, dtype, gamma):
+def test_equals_one_process_on_the_whole_batch(folder, shares, dtype, gamma, route):
     total = sum(shares)
     x, d_z = (t[:total] for t in tensors(dtype))
     want = results(layer(iabn.InPlaceABN, dtype, gamma=gamma), x, d_z)
-    got = [torch.load(os.path.join(folder, f"{shares}-{dtype}-{gamma}-{rank}.pt")) for rank in range(len(shares))]
+    files = [f"{route}{shares}-{dtype}-{gamma}-{rank}.pt" for rank in range(len(shares))]
+    got = [torch.load(os.path.join(folder, file)) for file in files]
     tolerance = 1e-12 if dtype == torch.float64 else 0.02
     for name in ("z", "d_x"):
         assert relative_error(torch.cat([one[name] for one in got]), want[name]) < tolerance, name
@@ -155,3 +185,18 @@ def test_ten_training_steps(folder):
         state = torch.load(os.path.join(folder, f"trained-{rank}.pt"))
         for name, value in model.state_dict().items():
             assert relative_error(state[name], value) < 1e-11, name
+
+
+def test_compiled_network_with_batches_that_change(folder):
+    model = network(iabn.InPlaceABN)
+    for step in range(3):
+        torch.manual_seed(step)
+        y = model(torch.randn(8, 3, 6, 6, dtype=torch.float64))
+        y.square().sum().backward()
+    ranks = [torch.load(os.path.join(folder, f"uneven-{rank}.pt")) for rank in range(2)]
+    assert relative_error(torch.cat([one["y"] for one in ranks]), y) < 1e-11
+    for name, parameter in model.named_parameters():
+        assert relative_error(ranks[0][name] + ranks[1][name], parameter.grad) < 1e-11, name
+    for name, value in model.named_buffers():
+        for one in ranks:
+            assert relative_error(one[name], value) < 1e-11, name
