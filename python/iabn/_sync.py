@@ -5,6 +5,8 @@ order of the ranks. Backward sums A0, A1, B1, B2 (iabn/kernels/kernels.h) over t
 of all, the gradients of the parameters from the process's own, which DistributedDataParallel then averages.
 """
 
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
@@ -19,10 +21,24 @@ def world_size(group) -> int:
     return dist.get_world_size(group)
 
 
+@contextmanager
+def _explained(what: str, group):
+    """Says what this process was doing when a collective failed, and why that happens."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{what}: rank {dist.get_rank(group)} of the group of {dist.get_world_size(group)} could not exchange data "
+            "with the others. One of them has ended, whose own message tells why, or has not come to this layer within "
+            f"the group's timeout. {error}"
+        ) from error
+
+
 def check_layer(name: str, facts: tuple, group) -> None:
     """Raises RuntimeError where the processes have come to different layers. Once per layer and group: it waits."""
     answers = [None] * dist.get_world_size(group)
-    dist.all_gather_object(answers, facts, group=group)
+    with _explained(name, group):
+        dist.all_gather_object(answers, facts, group=group)
     mine = dist.get_rank(group)
     for rank, answer in enumerate(answers):
         if answer != facts:
@@ -60,7 +76,8 @@ class InPlaceABNSync(torch.autograd.Function):
         eps, kind, param, gamma = ctx.options
         local = torch.ops.iabn.abn_backward_reduce.default(z, d_z, bias, kind, param)
         sums = local.clone()
-        dist.all_reduce(sums, group=ctx.group)
+        with _explained(f"inplace_abn_sync, backward of {sums.shape[1]} channels", ctx.group):
+            dist.all_reduce(sums, group=ctx.group)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         d_x = d_weight = d_bias = None
         if needs_x:
@@ -86,7 +103,8 @@ def synchronised(x, weight, bias, running, options, group):
     with torch.no_grad():
         packed = torch.ops.iabn.abn_statistics.default(x.detach())
         gathered = packed.new_empty((dist.get_world_size(group) * 3, packed.shape[1]))
-        dist.all_gather_into_tensor(gathered, packed, group=group)
+        with _explained(f"inplace_abn_sync, forward of {packed.shape[1]} channels", group):
+            dist.all_gather_into_tensor(gathered, packed, group=group)
         count, mean, m2 = merge(gathered.view(-1, *packed.shape))
         numbers = [t.to(packed.dtype) for t in (mean, m2 / count.clamp_min(1), count[0])]
     z = InPlaceABNSync.apply(x, weight, bias, *numbers, *options, group)
