@@ -8,6 +8,7 @@ Two routes to the same kernels, because no single one is right everywhere:
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.library import Library
 
 from iabn import _library
 
@@ -124,21 +125,18 @@ _FAKES = {
 }
 
 
-def register() -> None:
-    """Once, after the libraries are loaded."""
+def register() -> Library | None:
+    """Once, after the libraries are loaded; the registrations end with the result."""
     missing = [name for name in _FAKES if not hasattr(torch.ops.iabn, name)]
     if missing:
         return _library.reject(missing[0])
-    library = torch.library.Library("iabn", "FRAGMENT")
+    library = Library("iabn", "FRAGMENT")
     for name, fake in _FAKES.items():
         torch.library.register_fake(f"iabn::{name}", fake, lib=library)
         getattr(torch.ops.iabn, name).default.tags.extend(TAGS)
     library.impl("abn", lambda *arguments: _Functional.apply(*arguments), "Autograd")
-    _kept.append(library)  # registrations end with it
+    return library
 
-
-_kept: list[torch.library.Library] = []
 
 _library.load()
-if _library.loaded:
-    register()
+_registered = register() if _library.loaded else None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
+from torch.library import Library
 
 from iabn import _library, _ops
 
@@ -163,9 +164,9 @@ def _fake(x, *_):
     return (_ops.like(x), *(x.new_empty((x.shape[1],), dtype=torch.float64) for _ in range(3)))
 
 
-def register() -> torch.library.Library:
+def register() -> Library:
     """Once, after the libraries are loaded; the registration ends with the result."""
-    library = torch.library.Library("iabn", "FRAGMENT")
+    library = Library("iabn", "FRAGMENT")
     library.define(
         "abn_sync(Tensor x, Tensor? weight, Tensor? bias, float eps, int kind, float param, int gamma, int world, "
         "str group, int revision) -> (Tensor, Tensor, Tensor, Tensor)",

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "iabn/kernels/cuda/slab.h"
 #include "kernels_cuda_support.h"
 
 namespace iabn::test {
@@ -192,5 +194,27 @@ void expect_backward(const Problem<T>& p, Run<T>& run) {
       },
       "d_x");
 }
+
+/// Norm of the difference over the norm of `want`.
+template <class Got, class Want>
+double relative_error(const Got& got, const Want& want) {
+  long double difference = 0, size = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    difference += (double(got[i]) - want[i]) * (double(got[i]) - want[i]);
+    size += want[i] * want[i];
+  }
+  return double(std::sqrt(difference / size));
+}
+
+/// Tests of the slab kernels for storage type T; skipped where the device cannot run them.
+template <class T>
+class SlabTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!kernels::cuda::slab_plan({4, 64, 64, Layout::kChannelsLast}, sizeof(T), 0, kernels::cuda::Pass::kForward)) {
+      GTEST_SKIP() << "the slab kernels need a device of compute capability 9.0";
+    }
+  }
+};
 
 }  // namespace iabn::test

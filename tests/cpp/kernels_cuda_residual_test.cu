@@ -72,20 +72,12 @@ TYPED_TEST(CudaResidual, GradientsAreThoseOfBatchNormAndAddition) {
       Run<TypeParam> run(p);
       run.residual_forward();
       run.residual_backward();
-      const auto distance = [](const auto& got, const auto& want) {
-        long double difference = 0, size = 0;
-        for (size_t i = 0; i < want.size(); ++i) {
-          difference += (double(got[i]) - want[i]) * (double(got[i]) - want[i]);
-          size += want[i] * want[i];
-        }
-        return double(std::sqrt(difference / size));
-      };
       // Rounding of z now counts against y + r, of twice the size of y.
       const double tolerance = 16 * unit_roundoff<TypeParam>();
-      EXPECT_LE(distance(run.d_x.host(), oracle.d_x), tolerance);
-      EXPECT_LE(distance(run.d_r.host(), oracle.d_y), tolerance);
-      EXPECT_LE(distance(run.d_weight.host(), oracle.d_gamma), tolerance);
-      EXPECT_LE(distance(run.d_bias.host(), oracle.d_beta), tolerance);
+      EXPECT_LE(relative_error(run.d_x.host(), oracle.d_x), tolerance);
+      EXPECT_LE(relative_error(run.d_r.host(), oracle.d_y), tolerance);
+      EXPECT_LE(relative_error(run.d_weight.host(), oracle.d_gamma), tolerance);
+      EXPECT_LE(relative_error(run.d_bias.host(), oracle.d_beta), tolerance);
     }
   }
 }
@@ -139,14 +131,7 @@ TYPED_TEST(CudaResidual, RunningStatisticsAreThoseOfThePlainForm) {
 }
 
 template <class T>
-class CudaResidualSlab : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!kernels::cuda::slab_plan({4, 64, 64, Layout::kChannelsLast}, sizeof(T), 0, Pass::kForward)) {
-      GTEST_SKIP() << "the slab kernels need a device of compute capability 9.0";
-    }
-  }
-};
+class CudaResidualSlab : public SlabTest<T> {};
 using SlabTypes = testing::Types<float, Half, BFloat16>;
 TYPED_TEST_SUITE(CudaResidualSlab, SlabTypes);
 

@@ -21,14 +21,7 @@ using kernels::cuda::Pass;
 using kernels::cuda::SlabPlan;
 
 template <class T>
-class CudaSlab : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!kernels::cuda::slab_plan({4, 64, 64, Layout::kChannelsLast}, sizeof(T), 0, Pass::kForward)) {
-      GTEST_SKIP() << "the slab kernels need a device of compute capability 9.0";
-    }
-  }
-};
+class CudaSlab : public SlabTest<T> {};
 using StorageTypes = testing::Types<float, Half, BFloat16>;
 TYPED_TEST_SUITE(CudaSlab, StorageTypes);
 

@@ -76,19 +76,11 @@ TYPED_TEST(CudaKernels, GradientsAreThoseOfBatchNorm) {
       Run<TypeParam> run(p);
       run.forward();
       run.backward();
-      const auto distance = [](const auto& got, const auto& want) {
-        long double difference = 0, size = 0;
-        for (size_t i = 0; i < want.size(); ++i) {
-          difference += (double(got[i]) - want[i]) * (double(got[i]) - want[i]);
-          size += want[i] * want[i];
-        }
-        return double(std::sqrt(difference / size));
-      };
       // z is rounded once, d_x once; the channel sums average the rounding of z. ELU's inverse widens it near -alpha.
       const double tolerance = 8 * unit_roundoff<TypeParam>();
-      EXPECT_LE(distance(run.d_x.host(), oracle.d_x), tolerance);
-      EXPECT_LE(distance(run.d_weight.host(), oracle.d_gamma), tolerance);
-      EXPECT_LE(distance(run.d_bias.host(), oracle.d_beta), tolerance);
+      EXPECT_LE(relative_error(run.d_x.host(), oracle.d_x), tolerance);
+      EXPECT_LE(relative_error(run.d_weight.host(), oracle.d_gamma), tolerance);
+      EXPECT_LE(relative_error(run.d_bias.host(), oracle.d_beta), tolerance);
     }
   }
 }
