@@ -21,6 +21,7 @@
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/memory_meter.h"
+#include "iabn/train/optimizer.h"
 
 namespace iabn::cli {
 namespace {

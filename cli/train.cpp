@@ -39,16 +39,22 @@ std::string resume_command(const Arguments& arguments, const std::string& checkp
   if (arguments.options.device != "auto") command += " --device " + quoted(arguments.options.device);
   if (arguments.threads > 0) command += " --threads " + std::to_string(arguments.threads);
   if (arguments.options.skip_corrupt) command += " --skip-corrupt";
+  if (arguments.options.weight_histograms) command += " --weight-histograms";
+  if (arguments.options.snapshot_minutes > 0) {
+    std::ostringstream minutes;
+    minutes << arguments.options.snapshot_minutes;
+    command += " --snapshot-minutes " + minutes.str();
+  }
   return command;
 }
 
 // A run that was complete already has written nothing into a new folder.
 std::string closing_line(const train::TrainResult& result, const std::filesystem::path& log_dir) {
   std::string line = "done";
-  if (const auto path = log_dir / "checkpoint.pt"; std::filesystem::exists(path)) {
+  if (const auto path = log_dir / train::kCheckpointName; std::filesystem::exists(path)) {
     line += "; weights and state: " + path.string();
   }
-  if (const auto path = log_dir / "best.pt"; std::filesystem::exists(path)) {
+  if (const auto path = log_dir / train::kBestName; std::filesystem::exists(path)) {
     std::ostringstream top1;
     top1 << result.best_top1;
     line += "; best (top1 " + top1.str() + " %): " + path.string();
@@ -72,7 +78,7 @@ int run_train(Arguments arguments) {
     std::cout << closing_line(result, options.log_dir) << "\n";
     return kOk;
   }
-  const std::string checkpoint = (options.log_dir / "checkpoint.pt").string();
+  const std::string checkpoint = (options.log_dir / train::kCheckpointName).string();
   std::cerr << "iabn: interrupted; the state is saved. To continue:\n  " << resume_command(arguments, checkpoint)
             << "\n";
   return 128 + result.interrupted_by;
@@ -90,8 +96,11 @@ void add_train(CLI::App& app, Run& run) {
                    "Folder with train/CLASS/ and val/CLASS/ images, or with idx files (plain or .gz)")
       ->required();
   command->add_option("--log-dir", arguments->log_dir,
-                      "Folder for checkpoint.pt, best.pt and log.csv; by default runs/NAME for NAME.json");
-  command->add_option("--resume", arguments->resume, "Continue from this snapshot (checkpoint.pt)");
+                      "Folder for snapshots, log.csv, rank0.log and TensorBoard files; by default runs/NAME for NAME.json");
+  command->add_option("--resume", arguments->resume, "Continue from this snapshot (checkpoint.pth.tar)");
+  command->add_flag("--any-config", options.any_config,
+                    "Continue although the snapshot belongs to another configuration; the differences are listed");
+  command->add_flag("--evaluate", options.evaluate_only, "Evaluate the snapshot given by --resume, and train nothing");
   command->add_option("--epochs", arguments->epochs, "Train to this epoch instead of optimizer.schedule.epochs")
       ->check(CLI::PositiveNumber);
   command->add_option("--workers", options.workers, "Threads that prepare data")
@@ -100,6 +109,13 @@ void add_train(CLI::App& app, Run& run) {
   command->add_option("--print-frequency", options.print_frequency, "Steps between two lines where stdout is a file")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--snapshot-minutes", options.snapshot_minutes,
+                   "Also save the state this often within an epoch; 0: after epochs only")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--weight-histograms", options.weight_histograms,
+                    "Write the distribution of every parameter to TensorBoard after each epoch");
   command->add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_flag("--skip-corrupt", options.skip_corrupt,
                     "Pass over images that cannot be decoded instead of stopping; they are named after each epoch");

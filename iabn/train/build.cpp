@@ -1,9 +1,6 @@
 #include "iabn/train/build.h"
 
 #include <ATen/Context.h>
-#include <torch/nn/utils/clip_grad.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/sgd.h>
 
 #include "iabn/models/registry.h"
 #include "iabn/models/weight_init.h"
@@ -34,50 +31,6 @@ std::shared_ptr<models::Network> build_network(const Config& config, c10::Device
     }
   }
   return network;
-}
-
-TrainOptimizer::TrainOptimizer(const OptimizerConfig& config, const models::Network& network) : clip_(config.clip) {
-  std::vector<torch::Tensor> body, classifier;
-  for (const auto& item : network.named_parameters()) {
-    (item.key().find("fc") == std::string::npos ? body : classifier).push_back(item.value());
-    parameters_.push_back(item.value());
-  }
-  const double classifier_rate = config.classifier_lr < 0 ? config.learning_rate : config.classifier_lr;
-  std::vector<torch::optim::OptimizerParamGroup> groups;
-  const auto add_group = [&](const std::vector<torch::Tensor>& parameters, double rate) {
-    if (parameters.empty()) return;
-    std::unique_ptr<torch::optim::OptimizerOptions> options;
-    if (config.type == "SGD") {
-      options = std::make_unique<torch::optim::SGDOptions>(torch::optim::SGDOptions(rate)
-                                                               .momentum(config.momentum)
-                                                               .weight_decay(config.weight_decay)
-                                                               .nesterov(config.nesterov && config.momentum > 0));
-    } else {
-      options = std::make_unique<torch::optim::AdamOptions>(
-          torch::optim::AdamOptions(rate).weight_decay(config.weight_decay));
-    }
-    groups.emplace_back(parameters, std::move(options));
-    initial_rates_.push_back(rate);
-  };
-  add_group(body, config.learning_rate);
-  add_group(classifier, classifier_rate);
-  if (config.type == "SGD") {
-    impl_ = std::make_unique<torch::optim::SGD>(groups, torch::optim::SGDOptions(config.learning_rate));
-  } else {
-    impl_ = std::make_unique<torch::optim::Adam>(groups, torch::optim::AdamOptions(config.learning_rate));
-  }
-}
-
-void TrainOptimizer::scale_learning_rates(double factor) {
-  auto& groups = impl_->param_groups();
-  for (size_t i = 0; i < groups.size(); ++i) groups[i].options().set_lr(initial_rates_[i] * factor);
-}
-
-double TrainOptimizer::learning_rate() const { return impl_->param_groups().front().options().get_lr(); }
-
-void TrainOptimizer::step() {
-  if (clip_ > 0) torch::nn::utils::clip_grad_norm_(parameters_, clip_);
-  impl_->step();
 }
 
 }  // namespace iabn::train

@@ -20,6 +20,10 @@ void check_not_negative(const ConfigSection& section, const char* key, double va
   if (!(value >= 0) || std::isinf(value)) section.fail(key, "must be 0 or more, got " + std::to_string(value));
 }
 
+void check_share(const ConfigSection& section, const char* key, double value) {
+  if (!(value >= 0 && value < 1)) section.fail(key, "must be 0 or more and below 1, got " + std::to_string(value));
+}
+
 void check_architecture(const ConfigSection& section, const std::string& arch) {
   const auto names = models::network_names();
   if (std::find(names.begin(), names.end(), arch) != names.end()) return;
@@ -68,10 +72,12 @@ NetworkConfig read_network(ConfigSection section) {
 
 ScheduleConfig read_schedule(ConfigSection section) {
   ScheduleConfig schedule;
-  section.read_choice("type", schedule.type, {"constant", "step", "multistep", "exponential", "linear"});
+  section.read_choice("type", schedule.type, {"constant", "step", "multistep", "exponential", "linear", "cosine"});
   section.read_choice("mode", schedule.mode, {"epoch", "step"});
   section.read("epochs", schedule.epochs);
   check_at_least(section, "epochs", schedule.epochs, 1);
+  section.read("warmup_epochs", schedule.warmup_epochs);
+  check_not_negative(section, "warmup_epochs", schedule.warmup_epochs);
   ConfigSection params = section.section("params");
   const auto require = [&](const char* key, bool needed) {
     if (!params.has(key) && needed) params.fail(key, "is required by the schedule type " + schedule.type);
@@ -103,6 +109,9 @@ OptimizerConfig read_optimizer(ConfigSection section) {
   section.read("learning_rate", optimizer.learning_rate);
   section.read("classifier_lr", optimizer.classifier_lr);
   section.read("nesterov", optimizer.nesterov);
+  section.read("accumulation_steps", optimizer.accumulation_steps);
+  section.read("label_smoothing", optimizer.label_smoothing);
+  section.read("ema_decay", optimizer.ema_decay);
   optimizer.schedule = read_schedule(section.section("schedule"));
   section.check_unknown();
 
@@ -111,6 +120,13 @@ OptimizerConfig read_optimizer(ConfigSection section) {
   check_not_negative(section, "weight_decay", optimizer.weight_decay);
   check_not_negative(section, "clip", optimizer.clip);
   check_not_negative(section, "learning_rate", optimizer.learning_rate);
+  check_share(section, "label_smoothing", optimizer.label_smoothing);
+  check_share(section, "ema_decay", optimizer.ema_decay);
+  check_at_least(section, "accumulation_steps", optimizer.accumulation_steps, 1);
+  if (optimizer.batch_size % optimizer.accumulation_steps != 0) {
+    section.fail("accumulation_steps", "must divide batch_size, " + std::to_string(optimizer.batch_size) + ", got " +
+                                           std::to_string(optimizer.accumulation_steps));
+  }
   if (optimizer.classifier_lr != -1) check_not_negative(section, "classifier_lr", optimizer.classifier_lr);
   if (optimizer.nesterov && optimizer.type == "SGD" && optimizer.momentum == 0) {
     section.fail("nesterov", "needs a momentum above 0");
@@ -152,6 +168,9 @@ Config parse_config(const nlohmann::json& json) {
   config.input = read_input(section.section("input"));
   section.read("seed", config.seed);
   section.read("channels_last", config.channels_last);
+  section.read_choice("precision", config.precision, {"float32", "bf16", "fp16"});
+  section.read("cuda_graph", config.cuda_graph);
+  section.read("deterministic", config.deterministic);
   section.check_unknown();
   check_at_least(section, "seed", config.seed, 0);
   return config;

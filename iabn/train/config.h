@@ -37,9 +37,10 @@ struct NetworkConfig {
 };
 
 struct ScheduleConfig {
-  std::string type = "constant";  // constant, step, multistep, exponential, linear: see schedule.h
+  std::string type = "constant";  // constant, step, multistep, exponential, linear, (added) cosine: see schedule.h
   std::string mode = "epoch";     // epoch, step: what t counts
   int64_t epochs = 10;
+  double warmup_epochs = 0;  // (added) the rate rises linearly over them
   struct Params {
     int64_t step_size = 0;                                    // of step; required there
     double gamma = 0.1;                                       // of step, multistep; required in exponential
@@ -58,6 +59,9 @@ struct OptimizerConfig {
   double learning_rate = 0.1;
   double classifier_lr = -1;  // of parameters whose name has "fc"; -1 = learning_rate
   bool nesterov = false;
+  int64_t accumulation_steps = 1;  // (added) parts of a process's batch that go through the network one by one
+  double label_smoothing = 0;      // (added) share of the target spread evenly over all classes
+  double ema_decay = 0;            // (added) of averaged weights, which evaluation then uses; 0 = off
   ScheduleConfig schedule;
 };
 
@@ -67,6 +71,9 @@ struct Config {
   data::InputOptions input;
   int64_t seed = 0;            // (added) of the weights, the order of the images and their augmentation
   bool channels_last = false;  // (added) memory format of the network and its input
+  std::string precision = "float32";  // (added) float32, bf16, fp16: see precision.h
+  bool cuda_graph = false;            // (added) the training step as one CUDA graph
+  bool deterministic = false;         // (added) the same bits from run to run on the same device
 };
 
 /// Throws ConfigError for an unknown key (naming the nearest known one), a wrong type, or a value out of range.

@@ -19,7 +19,7 @@ json schedule_json(const ScheduleConfig& schedule) {
     params["alpha"] = schedule.params.alpha;
     params["beta"] = schedule.params.beta;
   }
-  return {{"type", schedule.type}, {"mode", schedule.mode}, {"epochs", schedule.epochs}, {"params", params}};
+  return {{"type", schedule.type}, {"mode", schedule.mode}, {"epochs", schedule.epochs}, {"warmup_epochs", schedule.warmup_epochs}, {"params", params}};
 }
 
 }  // namespace
@@ -50,6 +50,9 @@ json to_json(const Config& config) {
             {"learning_rate", optimizer.learning_rate},
             {"classifier_lr", optimizer.classifier_lr},
             {"nesterov", optimizer.nesterov},
+            {"accumulation_steps", optimizer.accumulation_steps},
+            {"label_smoothing", optimizer.label_smoothing},
+            {"ema_decay", optimizer.ema_decay},
             {"schedule", schedule_json(optimizer.schedule)}}},
           {"input",
            {{"channels", input.channels},
@@ -64,7 +67,10 @@ json to_json(const Config& config) {
             {"mean", input.mean},
             {"std", input.std}}},
           {"seed", config.seed},
-          {"channels_last", config.channels_last}};
+          {"channels_last", config.channels_last},
+          {"precision", config.precision},
+          {"cuda_graph", config.cuda_graph},
+          {"deterministic", config.deterministic}};
 }
 
 }  // namespace iabn::train

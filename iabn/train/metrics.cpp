@@ -16,7 +16,11 @@ void MetricSums::add(const at::Tensor& loss, const at::Tensor& logits, const at:
   const at::Tensor hits = best.eq(labels.unsqueeze(1));
   sums_ += at::stack(
       {loss.detach().to(at::kDouble) * count, hits.select(1, 0).sum().to(at::kDouble), hits.sum().to(at::kDouble)});
-  images_ += count;
+}
+
+void MetricSums::reset() {
+  sums_.zero_();
+  images_ = 0;
 }
 
 Metrics MetricSums::values() const {

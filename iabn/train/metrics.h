@@ -21,8 +21,12 @@ class MetricSums {
  public:
   explicit MetricSums(c10::Device device);
 
-  /// loss: mean over the batch, []; logits: [B, classes]; labels: [B].
+  /// loss: mean over the batch, []; logits: [B, classes]; labels: [B]. Work on the device alone, so that a CUDA graph
+  /// can repeat it: the images are counted by count().
   void add(const at::Tensor& loss, const at::Tensor& logits, const at::Tensor& labels);
+  void count(int64_t images) { images_ += images; }
+  /// Back to nothing, with the sums where they are.
+  void reset();
   Metrics values() const;
 
   /// For snapshots: float64 [3] on the CPU (sums of loss, top-1 hits, top-5 hits), and the number of images.

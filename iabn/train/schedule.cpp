@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <stdexcept>
 
 namespace iabn::train {
+namespace {
 
-double schedule_factor(const ScheduleConfig& schedule, int64_t epoch, int64_t step) {
-  const int64_t t = schedule.mode == "step" ? step : epoch;
+double factor_after_warmup(const ScheduleConfig& schedule, const ScheduleTime& time) {
+  const bool by_step = schedule.mode == "step";
+  const int64_t t = by_step ? time.step : time.epoch;
   const ScheduleConfig::Params& params = schedule.params;
   if (schedule.type == "constant") return 1.0;
   if (schedule.type == "step") {
@@ -24,7 +27,19 @@ double schedule_factor(const ScheduleConfig& schedule, int64_t epoch, int64_t st
     // Below 0 the optimiser would climb.
     return std::max(0.0, params.alpha * static_cast<double>(t) + params.beta);
   }
+  if (schedule.type == "cosine") {
+    const int64_t end = schedule.epochs * (by_step ? time.steps_per_epoch : 1);
+    return 0.5 * (1 + std::cos(std::numbers::pi * static_cast<double>(t) / static_cast<double>(end)));
+  }
   throw std::invalid_argument("unknown schedule type " + schedule.type);
+}
+
+}  // namespace
+
+double schedule_factor(const ScheduleConfig& schedule, const ScheduleTime& time) {
+  const double warmup_steps = schedule.warmup_epochs * static_cast<double>(time.steps_per_epoch);
+  const double done = static_cast<double>(time.step + 1);
+  return factor_after_warmup(schedule, time) * (done < warmup_steps ? done / warmup_steps : 1.0);
 }
 
 }  // namespace iabn::train

@@ -8,9 +8,18 @@
 
 namespace iabn::train {
 
-/// With t the number of finished epochs (mode "epoch") or steps of the whole run (mode "step"):
+/// Where a run is.
+struct ScheduleTime {
+  int64_t epoch = 0;            // finished epochs
+  int64_t step = 0;             // finished steps of the whole run
+  int64_t steps_per_epoch = 1;
+};
+
+/// With t the number of finished epochs (mode "epoch") or steps of the whole run (mode "step"), and T what t will be at
+/// the run's end:
 ///   constant 1 | step gamma^floor(t / step_size) | multistep gamma^(number of milestones <= t) |
-///   exponential gamma^t | linear max(0, alpha*t + beta)
-double schedule_factor(const ScheduleConfig& schedule, int64_t epoch, int64_t step);
+///   exponential gamma^t | linear max(0, alpha*t + beta) | cosine (1 + cos(pi*t/T)) / 2
+/// times min(1, (step + 1) / (warmup_epochs * steps_per_epoch)).
+double schedule_factor(const ScheduleConfig& schedule, const ScheduleTime& time);
 
 }  // namespace iabn::train

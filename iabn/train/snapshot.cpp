@@ -1,102 +1,181 @@
 #include "iabn/train/snapshot.h"
 
+#include <algorithm>
 #include <set>
 
-#include <ATen/Context.h>
-#include <ATen/core/Generator.h>
-#include <torch/nn/module.h>
-#include <torch/optim/optimizer.h>
-#include <torch/serialize/input-archive.h>
-#include <torch/serialize/output-archive.h>
+#include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
+#include "iabn/io/checkpoint.h"
+#include "iabn/io/error.h"
+#include "iabn/io/pytorch.h"
+#include "iabn/io/tensors.h"
+#include "iabn/models/network.h"
+#include "iabn/nn/state_dict.h"
+#include "iabn/train/step.h"
 #include "iabn/train/version.h"
 
 namespace iabn::train {
 namespace {
 
-using torch::serialize::InputArchive;
-using torch::serialize::OutputArchive;
+using io::Dict;
+using io::Value;
 
-constexpr int64_t kFormat = 1;  // of the archive's layout; raise it when an older program could not read it
+constexpr int64_t kFormat = 2;  // of what is under "iabn"; raise it when an older program could not read it
 
 // A handle; it shares its state with LibTorch's own.
 at::Generator generator(c10::Device device) { return at::globalContext().defaultGenerator(device); }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+Dict ordered_dict(const nn::NamedTensors& tensors, const std::string& prefix) {
+  Dict dict;
+  dict.ordered = true;
+  for (const auto& [name, tensor] : tensors) dict.items.push_back({prefix + name, io::from_at(tensor.detach())});
+  return dict;
+}
 
+// As torch.optim's state_dict(): {"state": {index: {name: tensor}}, "param_groups": [{..., "params": [indices]}]}.
+Dict optimizer_dict(const OptimizerConfig& config, const TrainOptimizer& optimizer) {
+  Dict states;
+  const auto state = optimizer.state();
+  for (size_t i = 0; i < state.size(); ++i) {
+    Dict own;
+    for (const auto& [name, tensor] : state[i]) own.set(name, io::from_at(tensor));
+    states.items.push_back({static_cast<int64_t>(i), std::move(own)});
+  }
+  io::List groups;
+  const auto members = optimizer.groups();
+  for (size_t g = 0; g < members.size(); ++g) {
+    Dict group;
+    group.set("lr", optimizer.learning_rate(g));
+    if (config.type == "SGD") {
+      group.set("momentum", config.momentum);
+      group.set("dampening", 0.0);
+      group.set("nesterov", config.nesterov);
+    } else {
+      group.set("betas", io::Tuple{{Value(0.9), Value(0.999)}});
+      group.set("eps", 1e-8);
+    }
+    group.set("weight_decay", config.weight_decay);
+    io::List indices;
+    for (const int64_t i : members[g]) indices.items.emplace_back(i);
+    group.set("params", std::move(indices));
+    groups.items.emplace_back(std::move(group));
+  }
+  Dict result;
+  result.set("state", std::move(states));
+  result.set("param_groups", std::move(groups));
+  return result;
+}
+
+// A loaded snapshot. Every accessor throws SnapshotError that names the file and the key.
 class Reader {
  public:
-  Reader(const std::filesystem::path& path, c10::Device device) : path_(path) {
+  explicit Reader(const std::filesystem::path& path) : path_(path) {
     if (!std::filesystem::is_regular_file(path)) fail("there is no such file");
-    guard("is not a complete snapshot (truncated or damaged)", [&] { archive_.load_from(path.string(), device); });
-    int64_t format = 0;
-    guard("is not a snapshot of iabn", [&] { format = value("format").toInt(); });
-    if (format != kFormat) {
-      fail("has format " + std::to_string(format) + ", this program reads " + std::to_string(kFormat));
+    try {
+      file_ = io::load_checkpoint(path);
+    } catch (const io::CheckpointError& error) {
+      throw SnapshotError(error.what());
     }
-  }
-
-  c10::IValue value(const char* key) {
-    c10::IValue result;
-    archive_.read(key, result);
-    return result;
-  }
-
-  bool has(const char* key) {
-    c10::IValue ignored;
-    return archive_.try_read(key, ignored);
-  }
-
-  InputArchive child(const char* key) {
-    InputArchive result;
-    archive_.read(key, result);
-    return result;
+    own_ = file_.root.find("iabn");
+    if (own_ == nullptr) fail("is not a snapshot of iabn: it can give weights, but not continue a run");
+    if (number("format") != kFormat) {
+      fail("has format " + std::to_string(number("format")) + ", this program reads " + std::to_string(kFormat));
+    }
   }
 
   [[noreturn]] void fail(const std::string& text) const { throw SnapshotError(path_.string() + ": " + text); }
 
-  /// Errors of LibTorch inside `body` come out as `text`.
-  template <class Body>
-  void guard(const std::string& text, Body&& body) const {
-    try {
-      body();
-    } catch (const SnapshotError&) {
-      throw;
-    } catch (const c10::Error& error) {
-      fail(text + ": " + first_line(error.what_without_backtrace()));
-    } catch (const std::exception& error) {  // LibTorch's reader has kinds of its own
-      fail(text + ": " + first_line(error.what()));
+  /// Of the part under "iabn".
+  int64_t number(const char* key) const { return *get<int64_t>(*own_, key); }
+  double real(const char* key) const { return *get<double>(*own_, key); }
+  const std::string& text(const char* key) const { return *get<std::string>(*own_, key); }
+  at::Tensor tensor(const char* key) const { return io::to_at(*get<io::Tensor>(*own_, key)); }
+  bool has(const char* key) const { return own_->find(key) != nullptr; }
+  const Value& own() const { return *own_; }
+  const Value& root() const { return file_.root; }
+
+  /// Copies the tensors of a dict into `targets`, whose names and shapes it must have.
+  void copy_all(const Value& parent, const char* key, const nn::NamedTensors& targets,
+                const std::string& prefix) const {
+    const auto* dict = get<Dict>(parent, key);
+    if (dict->items.size() != targets.size()) {
+      fail(std::string(key) + " holds " + std::to_string(dict->items.size()) + " tensors, the network has " +
+           std::to_string(targets.size()));
+    }
+    for (const auto& [name, target] : targets) {
+      const at::Tensor source = io::to_at(*get<io::Tensor>(*find(parent, key), (prefix + name).c_str()));
+      if (source.sizes() != target.sizes()) fail(prefix + name + " has another shape than in the network");
+      target.detach().copy_(source);
     }
   }
 
-  Config config() {
-    Config result;
-    guard("holds no configuration", [&] {
-      try {
-        result = parse_config(nlohmann::json::parse(value("config").toStringRef()));
-      } catch (const std::exception& error) {
-        fail(std::string("holds a configuration that this version cannot read: ") + error.what());
+  std::vector<TrainOptimizer::NamedTensors> optimizer_state() const {
+    std::vector<TrainOptimizer::NamedTensors> result;
+    const Value* optimizer = find(root(), "optimizer");
+    for (const io::Item& item : get<Dict>(*optimizer, "state")->items) {
+      const auto* index = std::get_if<int64_t>(&item.key);
+      const auto* names = item.value.as<Dict>();
+      if (index == nullptr || *index != static_cast<int64_t>(result.size()) || names == nullptr) {
+        fail("optimizer.state is damaged");
       }
-    });
+      auto& own = result.emplace_back();
+      for (const io::Item& named : names->items) {
+        const auto* tensor = named.value.as<io::Tensor>();
+        if (tensor == nullptr) fail("optimizer.state is damaged");
+        own.emplace_back(io::text_of(named.key), io::to_at(*tensor));
+      }
+    }
     return result;
   }
 
-  void check_same(const nlohmann::json& wanted, nlohmann::json found) const {
-    if (const auto difference = first_difference(found, wanted)) {
-      fail("belongs to another configuration: " + *difference);
-    }
+ private:
+  const Value* find(const Value& parent, const char* key) const {
+    const Value* value = parent.find(key);
+    if (value == nullptr) fail(std::string("is damaged: it lacks ") + key);
+    return value;
   }
 
- private:
+  template <class T>
+  const T* get(const Value& parent, const char* key) const {
+    const Value* value = find(parent, key);
+    const T* typed = value->as<T>();
+    if (typed == nullptr) fail(std::string("is damaged: ") + key + " is of type " + value->type_name());
+    return typed;
+  }
+
   std::filesystem::path path_;
-  InputArchive archive_;
+  io::Checkpoint file_;
+  const Value* own_ = nullptr;
 };
+
+std::string joined(const std::vector<std::string>& texts) {
+  constexpr size_t kShown = 8;
+  std::string line;
+  for (size_t i = 0; i < std::min(texts.size(), kShown); ++i) line += (i == 0 ? "" : "; ") + texts[i];
+  if (texts.size() > kShown) line += "; and " + std::to_string(texts.size() - kShown) + " more";
+  return line;
+}
+
+void check_config(const Reader& reader, const Config& config, bool any, std::vector<std::string>* passed_over) {
+  Config found;
+  try {
+    found = parse_config(nlohmann::json::parse(reader.text("config")));
+  } catch (const SnapshotError&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (any) return;
+    reader.fail(std::string("holds a configuration that this version cannot read: ") + error.what());
+  }
+  auto differences = config_differences(to_json(found), to_json(config));
+  if (!differences.empty() && !any) reader.fail("belongs to another configuration: " + joined(differences));
+  if (passed_over != nullptr) *passed_over = std::move(differences);
+}
 
 }  // namespace
 
-std::optional<std::string> first_difference(const nlohmann::json& snapshot, const nlohmann::json& wanted) {
-  const nlohmann::json a = snapshot.flatten(), b = wanted.flatten();
+std::vector<std::string> config_differences(const nlohmann::json& there, const nlohmann::json& here) {
+  const nlohmann::json a = there.flatten(), b = here.flatten();
   std::set<std::string> keys;
   for (const auto& item : a.items()) keys.insert(item.key());
   for (const auto& item : b.items()) keys.insert(item.key());
@@ -104,73 +183,79 @@ std::optional<std::string> first_difference(const nlohmann::json& snapshot, cons
   const auto text = [](const nlohmann::json& json, const std::string& key) {
     return json.contains(key) ? json.at(key).dump() : std::string("nothing");
   };
-  // The network first: where it differs, the rest is of little interest.
-  std::optional<std::string> result;
+  std::vector<std::string> result;
   for (const std::string& key : keys) {
     if (text(a, key) == text(b, key)) continue;
     std::string name = key.substr(1);
-    for (char& c : name) c = c == '/' ? '.' : c;
-    const bool network = name.rfind("network.", 0) == 0;
-    if (result && !network) continue;
-    result = name + " is " + text(a, key) + " there, " + text(b, key) + " here";
-    if (network) break;
+    std::replace(name.begin(), name.end(), '/', '.');
+    result.push_back(name + " is " + text(a, key) + " there, " + text(b, key) + " here");
   }
+  std::stable_partition(result.begin(), result.end(), [](const auto& line) { return line.starts_with("network."); });
   return result;
 }
 
-std::string snapshot_bytes(const Config& config, const RunState& state, const MetricSums& metrics,
-                           const torch::nn::Module& network, const torch::optim::Optimizer& optimizer,
-                           c10::Device device) {
-  OutputArchive archive, network_archive, optimizer_archive;
-  archive.write("format", c10::IValue(kFormat));
-  archive.write("version", c10::IValue(std::string(kVersion)));
-  archive.write("config", c10::IValue(to_json(config).dump()));
-  archive.write("gamma", c10::IValue(config.network.gamma));
-  archive.write("epoch", c10::IValue(state.epoch));
-  archive.write("step", c10::IValue(state.step));
-  archive.write("train_images", c10::IValue(state.train_images));
-  archive.write("best_top1", c10::IValue(state.best_top1));
-  archive.write("epoch_seconds", c10::IValue(state.epoch_seconds));
-  archive.write("metric_sums", c10::IValue(metrics.sums()));
-  archive.write("metric_images", c10::IValue(metrics.images()));
-  archive.write("rng_cpu", c10::IValue(generator(c10::Device(c10::kCPU)).get_state()));
-  if (device.is_cuda()) {
-    archive.write("rng_cuda", c10::IValue(generator(device).get_state()));
+std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state) {
+  const nn::NamedTensors weights = nn::state_dict(parts.network);
+  Dict own;
+  own.set("format", kFormat);
+  own.set("version", std::string(kVersion));
+  own.set("config", to_json(parts.config).dump());
+  own.set("gamma", parts.config.network.gamma);
+  own.set("step", state.step);
+  own.set("train_images", state.train_images);
+  own.set("epoch_seconds", state.epoch_seconds);
+  own.set("metric_sums", io::from_at(parts.metrics.sums()));
+  own.set("metric_images", parts.metrics.images());
+  own.set("rng_cpu", io::from_at(generator(c10::Device(c10::kCPU)).get_state()));
+  if (parts.device.is_cuda()) own.set("rng_cuda", io::from_at(generator(parts.device).get_state()));
+  if (const LossScaler* scaler = parts.step.scaler()) own.set("loss_scale", io::from_at(scaler->state()));
+  if (const AveragedWeights* averages = parts.step.averages()) {
+    own.set("averages", ordered_dict(averages->named(), "module."));
   }
-  network.save(network_archive);
-  archive.write("network", network_archive);
-  optimizer.save(optimizer_archive);
-  archive.write("optimizer", optimizer_archive);
-  std::string bytes;
-  archive.save_to([&bytes](const void* data, size_t size) {
-    bytes.append(static_cast<const char*>(data), size);
-    return size;
-  });
-  return bytes;
+  Dict root;
+  root.set("epoch", state.epoch);
+  root.set("arch", parts.config.network.arch);
+  root.set("state_dict", ordered_dict(weights, "module."));
+  root.set("best_prec1", state.best_top1);
+  root.set("optimizer", optimizer_dict(parts.config.optimizer, parts.step.optimizer()));
+  root.set("iabn", std::move(own));
+  return io::pytorch_bytes(Value(std::move(root)));
 }
 
-RunState load_snapshot(const std::filesystem::path& path, const Config& config, MetricSums& metrics,
-                       torch::nn::Module& network, torch::optim::Optimizer& optimizer, c10::Device device) {
-  Reader reader(path, device);
-  reader.check_same(to_json(config), to_json(reader.config()));
+RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& parts, bool any_config,
+                       std::vector<std::string>* differences) {
+  const at::NoGradGuard no_grad;
+  const Reader reader(path);
+  check_config(reader, parts.config, any_config, differences);
+  reader.copy_all(reader.root(), "state_dict", nn::state_dict(parts.network), "module.");
+  if (AveragedWeights* averages = parts.step.averages(); averages != nullptr && reader.has("averages")) {
+    reader.copy_all(reader.own(), "averages", averages->named(), "module.");
+  }
+  try {
+    parts.step.optimizer().load_state(reader.optimizer_state());
+  } catch (const std::invalid_argument& error) {
+    reader.fail(error.what());
+  }
+  if (LossScaler* scaler = parts.step.scaler(); scaler != nullptr && reader.has("loss_scale")) {
+    scaler->load_state(reader.tensor("loss_scale"));
+  }
+  parts.metrics.restore(reader.tensor("metric_sums"), reader.number("metric_images"));
+  generator(c10::Device(c10::kCPU)).set_state(reader.tensor("rng_cpu").clone());
+  // A run that began on the CPU has no state of the GPU; then the seed's stays, as at its start.
+  if (parts.device.is_cuda() && reader.has("rng_cuda")) {
+    generator(parts.device).set_state(reader.tensor("rng_cuda").clone());
+  }
   RunState state;
-  reader.guard("is damaged", [&] {
-    state.epoch = reader.value("epoch").toInt();
-    state.step = reader.value("step").toInt();
-    state.train_images = reader.value("train_images").toInt();
-    state.best_top1 = reader.value("best_top1").toDouble();
-    state.epoch_seconds = reader.value("epoch_seconds").toDouble();
-    metrics.restore(reader.value("metric_sums").toTensor(), reader.value("metric_images").toInt());
-    InputArchive weights = reader.child("network");
-    network.load(weights);
-    InputArchive moments = reader.child("optimizer");
-    optimizer.load(moments);
-    generator(c10::Device(c10::kCPU)).set_state(reader.value("rng_cpu").toTensor().cpu());
-    // A run that began on the CPU has no state of the GPU; then the seed's stays, as at its start.
-    if (device.is_cuda() && reader.has("rng_cuda")) {
-      generator(device).set_state(reader.value("rng_cuda").toTensor().cpu());
-    }
-  });
+  const auto* epoch = reader.root().find("epoch");
+  const auto* best = reader.root().find("best_prec1");
+  if (epoch == nullptr || !epoch->is<int64_t>() || best == nullptr || !best->is<double>()) {
+    reader.fail("is damaged: it lacks epoch or best_prec1");
+  }
+  state.epoch = *epoch->as<int64_t>();
+  state.best_top1 = *best->as<double>();
+  state.step = reader.number("step");
+  state.train_images = reader.number("train_images");
+  state.epoch_seconds = reader.real("epoch_seconds");
   return state;
 }
 

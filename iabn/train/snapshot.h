@@ -1,13 +1,17 @@
 #pragma once
 
-// A training run on disk, complete enough that a resumed run repeats the uninterrupted one bit for bit (on the CPU,
-// with the same number of threads).
+// A training run on disk, complete enough that a resumed run repeats the uninterrupted one bit for bit (on the CPU with
+// the same number of threads; on a GPU of the same kind with "deterministic").
+//
+// A file of torch.save: {"epoch", "arch", "state_dict" (keys begin with "module."), "best_prec1", "optimizer" (as
+// torch.optim's state_dict())}, which is the original package's layout, and "iabn": {"format", "version", "config"
+// (JSON), "gamma", "step", ...}. torch.load(weights_only=True) reads it.
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <c10/core/Device.h>
 #include <nlohmann/json_fwd.hpp>
@@ -15,14 +19,13 @@
 #include "iabn/train/config.h"
 #include "iabn/train/metrics.h"
 
-namespace torch::nn {
-class Module;
-}
-namespace torch::optim {
-class Optimizer;
+namespace iabn::models {
+class Network;
 }
 
 namespace iabn::train {
+
+class TrainStep;
 
 /// Names the file and what is wrong with it.
 class SnapshotError : public std::runtime_error {
@@ -39,19 +42,24 @@ struct RunState {
   double epoch_seconds = 0;  // spent in the epoch at hand
 };
 
-/// A snapshot as bytes: a torch::serialize archive with the network, the optimiser, `state`, the metrics of the epoch
-/// at hand, the generators of the CPU and of `device`, and as text the configuration, the gamma mode and the version.
-std::string snapshot_bytes(const Config& config, const RunState& state, const MetricSums& metrics,
-                           const torch::nn::Module& network, const torch::optim::Optimizer& optimizer,
-                           c10::Device device);
+/// What a snapshot is made of and restored into; all built from the same configuration.
+struct SnapshotParts {
+  const Config& config;
+  models::Network& network;
+  TrainStep& step;  // optimiser, loss scale, averaged weights
+  MetricSums& metrics;
+  c10::Device device;  // its generator belongs to the state
+};
 
-/// Restores all of it into objects built from `config`. Throws SnapshotError where the file cannot be read, is
-/// truncated, or belongs to another configuration (naming the first key that differs; optimizer.schedule.epochs may
-/// differ, so that a run can be prolonged).
-RunState load_snapshot(const std::filesystem::path& path, const Config& config, MetricSums& metrics,
-                       torch::nn::Module& network, torch::optim::Optimizer& optimizer, c10::Device device);
+std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state);
 
-/// The path of the first key whose value differs ("network.arch: ... instead of ..."), or nothing.
-std::optional<std::string> first_difference(const nlohmann::json& snapshot, const nlohmann::json& wanted);
+/// Throws SnapshotError where the file cannot be read, is truncated or foreign, or, unless `any_config`, belongs to
+/// another configuration: the text lists the keys that differ. optimizer.schedule.epochs may differ, so that a run can
+/// be prolonged. `differences` (may be null) gets what any_config passed over.
+RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& parts, bool any_config = false,
+                       std::vector<std::string>* differences = nullptr);
+
+/// One text per key whose value differs ("network.arch is ... there, ... here"), those of the network first.
+std::vector<std::string> config_differences(const nlohmann::json& there, const nlohmann::json& here);
 
 }  // namespace iabn::train

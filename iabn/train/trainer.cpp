@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <set>
 
@@ -11,15 +12,19 @@
 
 #include "iabn/data/error.h"
 #include "iabn/data/loader.h"
+#include "iabn/models/network.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
+#include "iabn/train/device_loader.h"
+#include "iabn/train/evaluation.h"
 #include "iabn/train/interrupt.h"
 #include "iabn/train/metrics.h"
-#include "iabn/train/progress.h"
+#include "iabn/train/run_log.h"
 #include "iabn/train/schedule.h"
 #include "iabn/train/snapshot.h"
+#include "iabn/train/step.h"
 
 namespace iabn::train {
 namespace {
@@ -34,18 +39,60 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+// Before anything runs on the device.
+c10::Device prepare_device(const Config& config, const TrainOptions& options) {
+  const c10::Device device = choose_device(options.device);
+  if (config.cuda_graph && !device.is_cuda()) {
+    throw ConfigError("cuda_graph: needs a GPU, and the device is " + device.str() + "; set it to false");
+  }
+  at::Context& context = at::globalContext();
+  context.setDeterministicCuDNN(config.deterministic);
+  context.setBenchmarkCuDNN(!config.deterministic);
+  context.setDeterministicAlgorithms(config.deterministic, /*warn_only=*/false);
+  if (config.deterministic) ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  return device;
+}
+
+fs::path made_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw FileError("cannot make the folder " + folder.string() + ": " + error.message());
+  return folder;
+}
+
+data::Loader open_loader(const Config& config, const TrainOptions& options, c10::Device device, data::Split split) {
+  const auto dataset = data::open_dataset(options.data, split, config.input);
+  const auto classes = static_cast<int64_t>(dataset->classes().size());
+  if (classes != config.network.classes) {
+    throw ConfigError("network.classes: is " + std::to_string(config.network.classes) + ", but " +
+                      options.data.string() + " has " + std::to_string(classes) + " classes");
+  }
+  const int64_t batch = config.optimizer.batch_size;
+  data::LoaderOptions loader;
+  if (split == data::Split::val) loader = data::LoaderOptions::for_validation(batch, options.workers);
+  loader.batch_size = batch;
+  loader.workers = options.workers;
+  loader.seed = static_cast<uint64_t>(config.seed);
+  loader.channels_last = config.channels_last;
+  loader.pinned = device.is_cuda();
+  loader.skip_corrupt = options.skip_corrupt;
+  return data::Loader(dataset, config.input, split, loader);
+}
+
 // One run: the objects that training, evaluation and snapshots share.
 class Run {
  public:
   Run(const Config& config, const TrainOptions& options);
   TrainResult train();
+  TrainResult evaluate_only();
 
  private:
-  void open_data();
+  void resume();
   void refuse_another_run(const fs::path& checkpoint) const;
+  void describe();
   bool run_epoch(Metrics& train, Metrics& val);
   void train_epoch();
-  void train_step(const data::Batch& batch, int64_t step);
+  void train_step(const DeviceBatch& batch);
   bool evaluate(Metrics& result);
   void finish_epoch(const Metrics& train, const Metrics& val);
   void report_skipped();
@@ -53,49 +100,57 @@ class Run {
   void check_weights() const;
   void check_finite(double loss, const char* what = "loss") const;
   [[noreturn]] void fail_diverged(const std::string& symptom) const;
-  ProgressState progress_state(int64_t steps_done, double seconds) const;
-  at::Tensor to_device(const at::Tensor& tensor) const { return tensor.to(device_, /*non_blocking=*/true); }
+  ProgressState progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const;
+  int64_t total_steps() const { return state_.epoch * train_loader_.batches() + state_.step; }
+  fs::path checkpoint_path() const { return options_.log_dir / kCheckpointName; }
+  SnapshotParts parts() { return {config_, *network_, step_, metrics_, device_}; }
 
   const Config& config_;
   const TrainOptions& options_;
-  const OptimizerConfig& optimizer_config_ = config_.optimizer;
   c10::Device device_;
-  std::unique_ptr<data::Loader> train_data_, val_data_;
+  data::Loader train_loader_, val_loader_;
+  DeviceLoader train_data_, val_data_;
   std::shared_ptr<models::Network> network_;
-  TrainOptimizer optimizer_;
   MetricSums metrics_;
+  TrainStep step_;
+  RunLog log_;
   RunState state_;
-  Progress progress_;
+  std::unique_ptr<CsvLog> csv_;
+  Clock since_snapshot_;
   double last_evaluation_seconds_ = 0;
   double last_top1_ = 0;
-  std::unique_ptr<CsvLog> log_;
   std::set<std::string> skipped_;  // texts that have been printed
 };
 
 Run::Run(const Config& config, const TrainOptions& options)
     : config_(config),
       options_(options),
-      device_(choose_device(options.device)),
+      device_(prepare_device(config, options)),
+      train_loader_(open_loader(config, options, device_, data::Split::train)),
+      val_loader_(open_loader(config, options, device_, data::Split::val)),
+      train_data_(train_loader_, device_),
+      val_data_(val_loader_, device_),
       network_(build_network(config, device_)),
-      optimizer_(config.optimizer, *network_),
       metrics_(device_),
-      progress_(stdout, options.print_frequency) {
-  open_data();
-  const fs::path checkpoint = options_.log_dir / "checkpoint.pt";
-  std::error_code error;
-  fs::create_directories(options_.log_dir, error);
-  if (error) throw FileError("cannot make the folder " + options_.log_dir.string() + ": " + error.message());
-  const int64_t train_images = train_data_->dataset().size();
-  if (options_.resume) {
-    state_ = load_snapshot(*options_.resume, config_, metrics_, *network_, optimizer_.impl(), device_);
-    if (state_.train_images != train_images) {
-      throw SnapshotError(options_.resume->string() + ": was trained on " + std::to_string(state_.train_images) +
-                          " images, the folder holds " + std::to_string(train_images));
-    }
+      step_(config, *network_, metrics_, device_),
+      log_(made_folder(options.log_dir), /*rank=*/0, options.print_frequency) {
+  if (options_.resume) resume();
+  if (options_.evaluate_only) return;
+  if (fs::exists(checkpoint_path())) refuse_another_run(checkpoint_path());
+  state_.train_images = train_loader_.dataset().size();
+  csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
+  log_.open_tensorboard(total_steps());
+}
+
+void Run::resume() {
+  std::vector<std::string> differences;
+  state_ = load_snapshot(*options_.resume, parts(), options_.any_config, &differences);
+  for (const std::string& difference : differences) log_.print("another configuration: " + difference);
+  const int64_t images = train_loader_.dataset().size();
+  if (state_.train_images != images && !options_.evaluate_only) {
+    throw SnapshotError(options_.resume->string() + ": was trained on " + std::to_string(state_.train_images) +
+                        " images, the folder holds " + std::to_string(images));
   }
-  if (fs::exists(checkpoint)) refuse_another_run(checkpoint);
-  state_.train_images = train_images;
-  log_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
 }
 
 void Run::refuse_another_run(const fs::path& checkpoint) const {
@@ -109,51 +164,51 @@ void Run::refuse_another_run(const fs::path& checkpoint) const {
                       ": continue that one with --log-dir " + folder.string() + ", or choose a new --log-dir");
 }
 
-void Run::open_data() {
-  const auto train_set = data::open_dataset(options_.data, data::Split::train, config_.input);
-  const auto val_set = data::open_dataset(options_.data, data::Split::val, config_.input);
-  const auto classes = static_cast<int64_t>(train_set->classes().size());
-  if (classes != config_.network.classes) {
-    throw ConfigError("network.classes: is " + std::to_string(config_.network.classes) + ", but " +
-                      options_.data.string() + " has " + std::to_string(classes) + " classes");
-  }
-  data::LoaderOptions loader;
-  loader.batch_size = optimizer_config_.batch_size;
-  loader.workers = options_.workers;
-  loader.seed = static_cast<uint64_t>(config_.seed);
-  loader.channels_last = config_.channels_last;
-  loader.pinned = device_.is_cuda();
-  loader.skip_corrupt = options_.skip_corrupt;
-  train_data_ = std::make_unique<data::Loader>(train_set, config_.input, data::Split::train, loader);
-  auto val_loader = data::LoaderOptions::for_validation(optimizer_config_.batch_size, options_.workers);
-  val_loader.channels_last = loader.channels_last;
-  val_loader.pinned = loader.pinned;
-  val_loader.skip_corrupt = loader.skip_corrupt;
-  val_data_ = std::make_unique<data::Loader>(val_set, config_.input, data::Split::val, val_loader);
+void Run::describe() {
+  int64_t weights = 0;
+  for (const auto& parameter : network_->parameters()) weights += parameter.numel();
+  log_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
+             config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
+             std::to_string(train_loader_.dataset().size()) + " training and " +
+             std::to_string(val_loader_.dataset().size()) + " validation images");
 }
 
 TrainResult Run::train() {
   const InterruptGuard interrupts;
-  int64_t weights = 0;
-  for (const auto& parameter : network_->parameters()) weights += parameter.numel();
-  progress_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
-                  std::to_string(weights) + " weights) on " + device_.str() + ", " +
-                  std::to_string(state_.train_images) + " training and " + std::to_string(val_data_->dataset().size()) +
-                  " validation images");
+  describe();
   if (options_.resume) {
-    progress_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " + std::to_string(state_.step));
+    log_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " + std::to_string(state_.step));
   }
   TrainResult result;
-  while (state_.epoch < optimizer_config_.schedule.epochs && result.interrupted_by == 0) {
+  while (state_.epoch < config_.optimizer.schedule.epochs && result.interrupted_by == 0) {
     Metrics train, val;
     if (run_epoch(train, val)) {
       finish_epoch(train, val);
     } else {
       result.interrupted_by = pending_interrupt();
-      save("checkpoint.pt");
+      save(kCheckpointName);
     }
   }
   result.top1 = last_top1_;
+  result.best_top1 = state_.best_top1;
+  return result;
+}
+
+TrainResult Run::evaluate_only() {
+  const InterruptGuard interrupts;
+  describe();
+  TrainResult result;
+  Metrics val;
+  if (!evaluate(val)) {
+    result.interrupted_by = pending_interrupt();
+    return result;
+  }
+  char line[160];
+  std::snprintf(line, sizeof line, "val loss %.4f top1 %.2f %% top5 %.2f %% (%lld images), weights of epoch %lld",
+                val.loss, val.top1, val.top5, static_cast<long long>(val.images), static_cast<long long>(state_.epoch));
+  log_.print(line);
+  report_skipped();
+  result.top1 = val.top1;
   result.best_top1 = state_.best_top1;
   return result;
 }
@@ -170,8 +225,8 @@ bool Run::run_epoch(Metrics& train, Metrics& val) {
     complete = pending_interrupt() == 0 && evaluate(val);
   } catch (const data::DataError& error) {  // met between two steps: the state is whole
     state_.epoch_seconds = before + clock.seconds();
-    save("checkpoint.pt");
-    const std::string path = (options_.log_dir / "checkpoint.pt").string();
+    save(kCheckpointName);
+    const std::string path = checkpoint_path().string();
     const bool corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
     throw data::DataError("training stopped", error.what(),
                           "state saved in " + path + "; repair or replace the file" +
@@ -185,83 +240,92 @@ void Run::train_epoch() {
   network_->train();
   const Clock clock;
   const int64_t first = state_.step;
-  if (first == train_data_->batches()) return;  // interrupted in the evaluation: only that is left
-  train_data_->start_epoch(state_.epoch, first);
+  const double seconds_before = state_.epoch_seconds;
+  if (first == train_loader_.batches()) return;  // interrupted in the evaluation: only that is left
+  train_data_.start_epoch(state_.epoch, first);
   while (pending_interrupt() == 0) {
-    const auto batch = train_data_->next();
+    const auto batch = train_data_.next();
     if (!batch) break;
-    train_step(*batch, state_.epoch * train_data_->batches() + state_.step);
+    train_step(*batch);
     ++state_.step;
-    if (progress_.due(state_.step)) progress_.draw(progress_state(state_.step - first, clock.seconds()));
+    const bool log_step = state_.step % options_.print_frequency == 0, draw = log_.progress().due(state_.step);
+    if (log_step || draw) {
+      const Metrics metrics = metrics_.values();
+      check_finite(metrics.loss);
+      if (draw) log_.progress().draw(progress_state(metrics, state_.step - first, clock.seconds()));
+      if (log_step) log_.metrics("train", total_steps(), metrics);
+      if (log_step) log_.learning_rate(total_steps(), step_.optimizer().learning_rate());
+    }
+    if (options_.snapshot_minutes > 0 && since_snapshot_.seconds() > 60 * options_.snapshot_minutes) {
+      state_.epoch_seconds = seconds_before + clock.seconds();
+      save(kCheckpointName);
+      state_.epoch_seconds = seconds_before;
+    }
+    train_data_.prefetch();
   }
 }
 
-void Run::train_step(const data::Batch& batch, int64_t step) {
-  optimizer_.scale_learning_rates(schedule_factor(optimizer_config_.schedule, state_.epoch, step));
-  const at::Tensor labels = to_device(batch.labels);
-  optimizer_.zero_grad();
-  const at::Tensor logits = network_->forward(to_device(batch.images));
-  const at::Tensor loss = at::cross_entropy_loss(logits, labels);
+void Run::train_step(const DeviceBatch& batch) {
+  step_.optimizer().scale_learning_rates(
+      schedule_factor(config_.optimizer.schedule, {state_.epoch, total_steps(), train_loader_.batches()}));
+  const at::Tensor& loss = step_(batch.images, batch.labels);
   // Reading the loss waits for a GPU, so there it is looked at with the sums only.
   if (device_.is_cpu()) check_finite(loss.item<double>());
-  loss.backward();
-  optimizer_.step();
-  metrics_.add(loss, logits, labels);
 }
 
 // False where it was interrupted.
 bool Run::evaluate(Metrics& result) {
-  const at::NoGradGuard no_grad;
   const Clock clock;
-  network_->eval();
-  MetricSums sums(device_);
-  val_data_->start_epoch(0);
-  while (const auto batch = val_data_->next()) {
-    if (pending_interrupt() != 0) return false;
-    const at::Tensor labels = to_device(batch->labels);
-    const at::Tensor logits = network_->forward(to_device(batch->images));
-    sums.add(at::cross_entropy_loss(logits, labels), logits, labels);
-  }
-  result = sums.values();
+  const UseAverages averages(step_.averages());
+  const auto metrics = train::evaluate(*network_, val_data_, device_, precision_dtype(config_.precision), /*crops=*/1,
+                                       [] { return pending_interrupt() != 0; });
+  if (!metrics) return false;
+  result = *metrics;
   check_finite(result.loss, "validation loss");
   last_evaluation_seconds_ = clock.seconds();
   return true;
 }
 
 void Run::finish_epoch(const Metrics& train, const Metrics& val) {
+  const double rate = step_.optimizer().learning_rate();
+  const int64_t step = total_steps();
   ++state_.epoch;
-  log_->append({state_.epoch, train, val, optimizer_.learning_rate(), state_.epoch_seconds});
+  state_.step = 0;
+  csv_->append({state_.epoch, train, val, rate, state_.epoch_seconds});
+  log_.metrics("train", step, train);
+  log_.metrics("val", step, val);
+  log_.learning_rate(step, rate);
+  if (options_.weight_histograms) log_.weight_histograms(step, *network_);
   char line[256];
   std::snprintf(line, sizeof line,
                 "epoch %d/%d: train loss %.4f top1 %.2f %%, val loss %.4f top1 %.2f %% top5 %.2f %%, lr %.4g, %.1f s",
-                static_cast<int>(state_.epoch), static_cast<int>(optimizer_config_.schedule.epochs), train.loss,
-                train.top1, val.loss, val.top1, val.top5, optimizer_.learning_rate(), state_.epoch_seconds);
-  progress_.print(line);
+                static_cast<int>(state_.epoch), static_cast<int>(config_.optimizer.schedule.epochs), train.loss,
+                train.top1, val.loss, val.top1, val.top5, rate, state_.epoch_seconds);
+  log_.print(line);
   report_skipped();
   last_top1_ = val.top1;
   const bool best = val.top1 > state_.best_top1;
   state_.best_top1 = std::max(state_.best_top1, val.top1);
-  state_.step = 0;
   state_.epoch_seconds = 0;
-  metrics_ = MetricSums(device_);
-  // A crash between the two repeats the epoch, which writes best.pt again; the other order could lose it.
-  if (best) save("best.pt");
-  save("checkpoint.pt");
+  metrics_.reset();
+  // A crash between the two repeats the epoch, which writes the best again; the other order could lose it.
+  if (best) save(kBestName);
+  save(kCheckpointName);
 }
 
 void Run::report_skipped() {
-  for (const auto* loader : {train_data_.get(), val_data_.get()}) {
+  for (const auto* loader : {&train_loader_, &val_loader_}) {
     for (const std::string& text : loader->skipped()) {
-      if (skipped_.insert(text).second) progress_.print("skipped " + text);
+      if (skipped_.insert(text).second) log_.print("skipped " + text);
     }
   }
-  if (!skipped_.empty()) progress_.print("corrupt images skipped so far: " + std::to_string(skipped_.size()));
+  if (!skipped_.empty()) log_.print("corrupt images skipped so far: " + std::to_string(skipped_.size()));
 }
 
 void Run::save(const char* name) {
   check_weights();
-  replace_file(options_.log_dir / name,
-               snapshot_bytes(config_, state_, metrics_, *network_, optimizer_.impl(), device_));
+  replace_file(options_.log_dir / name, snapshot_bytes(parts(), state_));
+  since_snapshot_ = Clock();
 }
 
 // With the running statistics. One sum in double, which finite floats cannot overflow, and one wait for a GPU.
@@ -281,13 +345,11 @@ void Run::fail_diverged(const std::string& symptom) const {
   throw DivergedError(symptom + " in epoch " + std::to_string(state_.epoch + 1) + ", after " +
                       std::to_string(state_.step) +
                       " steps: training has diverged; lower optimizer.learning_rate or set optimizer.clip" +
-                      (fs::exists(options_.log_dir / "checkpoint.pt") ? ". The last snapshot is from before" : ""));
+                      (fs::exists(checkpoint_path()) ? ". The last snapshot is from before" : ""));
 }
 
-ProgressState Run::progress_state(int64_t steps_done, double seconds) const {
-  const Metrics metrics = metrics_.values();
-  check_finite(metrics.loss);
-  const int64_t steps = train_data_->batches(), epochs = optimizer_config_.schedule.epochs;
+ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const {
+  const int64_t steps = train_loader_.batches(), epochs = config_.optimizer.schedule.epochs;
   const int64_t epochs_after = epochs - state_.epoch - 1;
   const double per_step = seconds / static_cast<double>(steps_done);
   ProgressState progress;
@@ -295,10 +357,10 @@ ProgressState Run::progress_state(int64_t steps_done, double seconds) const {
   progress.epochs = epochs;
   progress.step = state_.step;
   progress.steps = steps;
-  progress.images_per_second = static_cast<double>(optimizer_config_.batch_size) / per_step;
+  progress.images_per_second = static_cast<double>(config_.optimizer.batch_size) / per_step;
   progress.seconds_left = per_step * static_cast<double>(steps - state_.step + epochs_after * steps) +
                           last_evaluation_seconds_ * static_cast<double>(epochs_after + 1);
-  progress.wait_share = std::min(1.0, train_data_->wait_seconds() / seconds);
+  progress.wait_share = std::min(1.0, train_loader_.wait_seconds() / seconds);
   progress.loss = metrics.loss;
   progress.top1 = metrics.top1;
   return progress;
@@ -306,6 +368,12 @@ ProgressState Run::progress_state(int64_t steps_done, double seconds) const {
 
 }  // namespace
 
-TrainResult train(const Config& config, const TrainOptions& options) { return Run(config, options).train(); }
+TrainResult train(const Config& config, const TrainOptions& options) {
+  if (options.evaluate_only && !options.resume) {
+    throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet");
+  }
+  Run run(config, options);
+  return options.evaluate_only ? run.evaluate_only() : run.train();
+}
 
 }  // namespace iabn::train

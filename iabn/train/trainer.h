@@ -12,15 +12,23 @@
 
 namespace iabn::train {
 
+/// Of a run's folder: the last state, and that of the best evaluation.
+inline constexpr const char* kCheckpointName = "checkpoint.pth.tar";
+inline constexpr const char* kBestName = "model_best.pth.tar";
+
 struct TrainOptions {
   std::filesystem::path data;     // folder, see data/dataset.h
-  std::filesystem::path log_dir;  // checkpoint.pt, best.pt, log.csv; made where missing
+  std::filesystem::path log_dir;  // kCheckpointName, kBestName, log.csv, rank0.log, TensorBoard; made where missing
   /// Snapshot to continue; nullopt begins a new run, which log_dir must not hold already.
   std::optional<std::filesystem::path> resume;
+  bool any_config = false;        // resume although the snapshot's configuration differs, saying how
+  bool evaluate_only = false;     // evaluate what `resume` holds, train nothing, write nothing but the log
   std::string device = "auto";    // see choose_device
   int64_t workers = 2;            // threads that prepare data
   bool skip_corrupt = false;      // pass over images that cannot be decoded, naming them after each epoch
-  int64_t print_frequency = 100;  // steps between two lines where stdout is no terminal
+  int64_t print_frequency = 100;  // steps between two lines where stdout is no terminal, and two rows of TensorBoard
+  double snapshot_minutes = 0;    // also save the state this often within an epoch; 0 = only after epochs
+  bool weight_histograms = false;  // to TensorBoard after each epoch
 };
 
 struct TrainResult {
@@ -35,11 +43,12 @@ class DivergedError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Trains for config.optimizer.schedule.epochs epochs, evaluating after each; writes checkpoint.pt after every epoch
-/// and on SIGINT or SIGTERM (after the step at hand), best.pt after every evaluation that is the best so far, and a row
-/// of log.csv per epoch. Data that cannot be read costs no finished step: checkpoint.pt is written before
-/// data::DataError leaves. Snapshots never hold weights that are not finite. Progress goes to stdout. Throws
-/// ConfigError, SnapshotError, FileError, data::DataError, DivergedError, std::invalid_argument (device).
+/// Trains for config.optimizer.schedule.epochs epochs, evaluating after each (with the averaged weights where ema_decay
+/// is set); writes the state after every epoch, every snapshot_minutes, and on SIGINT or SIGTERM (after the step at
+/// hand), the best state after every evaluation that is the best so far, and a row of log.csv per epoch. Data that
+/// cannot be read costs no finished step: the state is written before data::DataError leaves. Snapshots never hold
+/// weights that are not finite. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError,
+/// io::EventFileError, data::DataError, DivergedError, std::invalid_argument (device).
 TrainResult train(const Config& config, const TrainOptions& options);
 
 }  // namespace iabn::train

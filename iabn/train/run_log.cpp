@@ -1,0 +1,60 @@
+#include "iabn/train/run_log.h"
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include "iabn/io/event_writer.h"
+#include "iabn/train/atomic_file.h"
+
+namespace iabn::train {
+
+RunLog::RunLog(const std::filesystem::path& folder, int64_t rank, int64_t print_frequency)
+    : folder_(folder), progress_(stdout, print_frequency) {
+  const std::filesystem::path path = folder / ("rank" + std::to_string(rank) + ".log");
+  file_ = std::fopen(path.c_str(), "a");
+  if (file_ == nullptr) throw FileError(path.string() + ": cannot be written: " + std::strerror(errno));
+}
+
+RunLog::~RunLog() { std::fclose(file_); }
+
+void RunLog::print(const std::string& line) {
+  progress_.print(line);
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  char stamp[32];
+  std::strftime(stamp, sizeof stamp, "%Y-%m-%d %H:%M:%S", ::localtime_r(&now, &local));
+  std::fprintf(file_, "%s  %s\n", stamp, line.c_str());
+  std::fflush(file_);
+}
+
+void RunLog::open_tensorboard(int64_t step) {
+  events_ = std::make_unique<io::EventWriter>(folder_);
+  if (step > 0) events_->start_at(step);
+}
+
+void RunLog::metrics(const char* split, int64_t step, const Metrics& metrics) {
+  if (!events_) return;
+  const std::string prefix = std::string(split) + "/";
+  events_->add_scalar(prefix + "loss", step, metrics.loss);
+  events_->add_scalar(prefix + "top1", step, metrics.top1);
+  events_->add_scalar(prefix + "top5", step, metrics.top5);
+}
+
+void RunLog::learning_rate(int64_t step, double rate) {
+  if (events_) events_->add_scalar("train/lr", step, rate);
+}
+
+void RunLog::weight_histograms(int64_t step, const torch::nn::Module& network) {
+  if (!events_) return;
+  for (const auto& item : network.named_parameters()) {
+    const at::Tensor values = item.value().detach().to(at::kCPU, at::kFloat).contiguous();
+    events_->add_histogram("weights/" + item.key(), step,
+                           std::span(values.const_data_ptr<float>(), static_cast<size_t>(values.numel())));
+  }
+}
+
+}  // namespace iabn::train

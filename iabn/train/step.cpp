@@ -1,0 +1,71 @@
+#include "iabn/train/step.h"
+
+#include <ATen/ATen.h>
+
+#include "iabn/models/network.h"
+
+namespace iabn::train {
+namespace {
+
+// cuDNN and cuBLAS choose their algorithms in the first; one more, so that what is made once lies behind.
+constexpr int64_t kEagerSteps = 3;
+
+}  // namespace
+
+TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device)
+    : config_(config),
+      network_(network),
+      metrics_(metrics),
+      device_(device),
+      dtype_(precision_dtype(config.precision)),
+      optimizer_(config.optimizer, network) {
+  if (config.precision == "fp16") scaler_.emplace(device);
+  if (config.optimizer.ema_decay > 0) averages_.emplace(network, config.optimizer.ema_decay);
+  if (config.cuda_graph) graph_ = std::make_unique<CudaGraph>(device);
+}
+
+void TrainStep::compute(const at::Tensor& images, const at::Tensor& labels) {
+  const OptimizerConfig& options = config_.optimizer;
+  const int64_t parts = options.accumulation_steps;
+  const auto image_parts = images.chunk(parts), label_parts = labels.chunk(parts);
+  optimizer_.zero_grad();
+  for (int64_t part = 0; part < parts; ++part) {
+    const at::Tensor& target = label_parts[static_cast<size_t>(part)];
+    at::Tensor logits, loss;
+    {
+      const Autocast autocast(device_, dtype_);
+      logits = network_.forward(image_parts[static_cast<size_t>(part)]);
+      loss = at::cross_entropy_loss(logits, target, {}, at::Reduction::Mean, -100, options.label_smoothing);
+    }
+    metrics_.add(loss, logits, target);
+    logits.reset();
+    const at::Tensor mean = parts > 1 ? loss / parts : loss;
+    loss_ = part == 0 ? mean.detach() : loss_ + mean.detach();
+    (scaler_ ? scaler_->scale(mean) : mean).backward();
+  }
+  optimizer_.step(scaler());
+  if (averages_) averages_->update();
+}
+
+const at::Tensor& TrainStep::operator()(const at::Tensor& images, const at::Tensor& labels) {
+  const int64_t count = labels.size(0);
+  if (!graph_) {
+    compute(images, labels);
+  } else if (eager_steps_ < kEagerSteps) {
+    graph_->run([&] { compute(images, labels); });
+    ++eager_steps_;
+  } else {
+    if (!graph_->captured()) {
+      graph_images_ = at::empty_like(images);
+      graph_labels_ = at::empty_like(labels);
+      graph_->capture([&] { compute(graph_images_, graph_labels_); });
+    }
+    graph_images_.copy_(images, /*non_blocking=*/true);
+    graph_labels_.copy_(labels, /*non_blocking=*/true);
+    graph_->replay();
+  }
+  metrics_.count(count);
+  return loss_;
+}
+
+}  // namespace iabn::train

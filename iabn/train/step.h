@@ -1,0 +1,58 @@
+#pragma once
+
+// One training step: forward, loss, backward, update; eager or as one CUDA graph.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include "iabn/train/averaged_weights.h"
+#include "iabn/train/config.h"
+#include "iabn/train/cuda_graph.h"
+#include "iabn/train/metrics.h"
+#include "iabn/train/optimizer.h"
+#include "iabn/train/precision.h"
+
+namespace iabn::models {
+class Network;
+}
+
+namespace iabn::train {
+
+/// Everything that a step changes is a member or was given to the constructor, and stays at its address. All
+/// references must outlive the object.
+class TrainStep {
+ public:
+  TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device);
+
+  /// images: [B, C, H, W] float32, labels: [B] int64, both on the device, B = the configuration's batch divided by the
+  /// number of processes; it is cut into optimizer.accumulation_steps equal parts. Returns the mean loss [] of the
+  /// batch, without waiting for it. With cuda_graph the first steps are eager and the rest replays; then the result is
+  /// overwritten by the next step.
+  const at::Tensor& operator()(const at::Tensor& images, const at::Tensor& labels);
+
+  TrainOptimizer& optimizer() { return optimizer_; }
+  LossScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
+  AveragedWeights* averages() { return averages_ ? &*averages_ : nullptr; }
+
+ private:
+  void compute(const at::Tensor& images, const at::Tensor& labels);
+
+  const Config& config_;
+  models::Network& network_;
+  MetricSums& metrics_;
+  c10::Device device_;
+  at::ScalarType dtype_;
+  TrainOptimizer optimizer_;
+  std::optional<LossScaler> scaler_;
+  std::optional<AveragedWeights> averages_;
+  at::Tensor loss_;
+  std::unique_ptr<CudaGraph> graph_;
+  at::Tensor graph_images_, graph_labels_;  // what the graph reads
+  int64_t eager_steps_ = 0;
+};
+
+}  // namespace iabn::train
