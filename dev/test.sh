@@ -10,6 +10,6 @@ dev/build.sh "$preset"
 if [ -d tests/python ]; then
   dev/wheel.sh
   dev/install_wheel.sh
-  python -m pytest -q tests/python
+  IABN_BIN=build/$preset/bin python -m pytest -q tests/python
 fi
 ctest --preset "$preset" "$@"
