@@ -7,11 +7,13 @@
 
 #include <torch/nn/module.h>
 
+#include "iabn/models/dilation.h"
 #include "iabn/nn/functional.h"
 
 namespace iabn::models {
 
-struct NetworkOptions {
+/// The norm layers of a network, and the activation behind each.
+struct NormOptions {
   /// "standard" (BatchNorm, then activation) or "inplace" (InPlace-ABN): see iabn::nn::make_norm_act.
   std::string norm_mode = "standard";
   /// "relu", "leaky_relu", "elu" or "identity", with its slope or alpha.
@@ -19,11 +21,21 @@ struct NetworkOptions {
   double activation_param = 0.01;
   /// How a norm layer's weight counts; legacy is for norm_mode "inplace".
   nn::GammaMode gamma = nn::GammaMode::kSigned;
+
+  /// Norm layers write over their input and need their output in backward: no one else may write over either.
+  bool in_place() const { return norm_mode != "standard"; }
+};
+
+struct NetworkOptions : NormOptions {
   /// 0: no classifier, forward returns the last feature map.
   int64_t classes = 1000;
   int64_t input_channels = 3;
-  /// Channels of the first module; each further module doubles them.
+  /// Of preact_resnet*: channels of the first module; each further module doubles them.
   int64_t width = 16;
+  /// ResNeXt and DenseNet: three 3x3 convolutions at the start instead of one 7x7.
+  bool input_3x3 = false;
+  /// Other than 1, it takes away the stride of its module.
+  Dilation dilation = int64_t{1};
 };
 
 class Network : public torch::nn::Module {

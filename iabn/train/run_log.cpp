@@ -7,7 +7,7 @@
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
-#include "iabn/io/event_writer.h"
+#include "iabn/io/tensorboard.h"
 #include "iabn/train/atomic_file.h"
 
 namespace iabn::train {

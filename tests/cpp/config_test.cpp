@@ -58,10 +58,7 @@ TEST(Config, DefaultsAreThoseOfTheSchema) {
   EXPECT_EQ(config.seed, 0);
 }
 
-TEST(Config, TheDefaultArchitectureIsNamedAsMissing) {
-  EXPECT_THAT(error_of(json::object()), AllOf(StartsWith("network.arch: \"resnet101\" is not in this version"),
-                                              HasSubstr("it has preact_resnet8, preact_resnet14, preact_resnet20")));
-}
+TEST(Config, TheDefaultArchitectureIsResNet101) { EXPECT_EQ(parse_config(json::object()).network.arch, "resnet101"); }
 
 TEST(Config, WritingAndReadingGivesTheSame) {
   json config = small();
