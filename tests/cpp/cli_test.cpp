@@ -142,17 +142,17 @@ TEST_F(Program, InterruptionSavesAndTheResumedRunIsTheSame) {
     ASSERT_EQ(wait(child), code) << stderr_text();
     EXPECT_THAT(stderr_text(), AllOf(HasSubstr("the state is saved"), HasSubstr("--resume " + log_dir),
                                      HasSubstr(" --device cpu --threads 1")));
-    ASSERT_EQ(run(train(log_dir, {"--resume", log_dir + "/checkpoint.pt"})), 0) << stderr_text();
+    ASSERT_EQ(run(train(log_dir, {"--resume", log_dir + "/checkpoint.pth.tar"})), 0) << stderr_text();
     EXPECT_THAT(stdout_text(), HasSubstr("continuing after epoch "));
-    test::expect_same_snapshot(train::load_config(config_), path("straight") + "/checkpoint.pt",
-                               log_dir + "/checkpoint.pt");
+    test::expect_same_snapshot(path("straight") + "/checkpoint.pth.tar",
+                               log_dir + "/checkpoint.pth.tar");
     EXPECT_EQ(test::log_without_seconds(path("straight")), test::log_without_seconds(log_dir));
   }
 }
 
 TEST_F(Program, AFullDiskIsAnErrorAndTheOldSnapshotSurvives) {
   ASSERT_EQ(run(train(path("run"), {"--epochs", "1"})), 0) << stderr_text();
-  const std::string checkpoint = path("run") + "/checkpoint.pt";
+  const std::string checkpoint = path("run") + "/checkpoint.pth.tar";
   const std::string before = test::read_file(checkpoint);
   EXPECT_EQ(run(train(path("run"), {"--resume", checkpoint}), "40"), 1);
   EXPECT_THAT(stderr_text(), AllOf(HasSubstr("cannot write " + checkpoint + ": writing: File too large"),

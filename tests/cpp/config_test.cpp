@@ -157,28 +157,44 @@ ScheduleConfig schedule(const char* type, const char* mode, double gamma) {
 }
 
 TEST(Schedule, ValuesByHand) {
-  EXPECT_EQ(schedule_factor(schedule("constant", "epoch", 0.1), 7, 700), 1.0);
+  EXPECT_EQ(schedule_factor(schedule("constant", "epoch", 0.1), {7, 700}), 1.0);
   ScheduleConfig step = schedule("step", "epoch", 0.1);
   step.params.step_size = 30;
-  EXPECT_DOUBLE_EQ(schedule_factor(step, 29, 0), 1.0);
-  EXPECT_DOUBLE_EQ(schedule_factor(step, 30, 0), 0.1);
-  EXPECT_DOUBLE_EQ(schedule_factor(step, 89, 0), 0.01);
+  EXPECT_DOUBLE_EQ(schedule_factor(step, {29, 0}), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(step, {30, 0}), 0.1);
+  EXPECT_DOUBLE_EQ(schedule_factor(step, {89, 0}), 0.01);
   ScheduleConfig multistep = schedule("multistep", "epoch", 0.5);
   multistep.params.milestones = {2, 4};
-  EXPECT_DOUBLE_EQ(schedule_factor(multistep, 1, 0), 1.0);
-  EXPECT_DOUBLE_EQ(schedule_factor(multistep, 2, 0), 0.5);
-  EXPECT_DOUBLE_EQ(schedule_factor(multistep, 9, 0), 0.25);
-  EXPECT_DOUBLE_EQ(schedule_factor(schedule("exponential", "epoch", 0.9), 2, 99), 0.81);
+  EXPECT_DOUBLE_EQ(schedule_factor(multistep, {1, 0}), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(multistep, {2, 0}), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(multistep, {9, 0}), 0.25);
+  EXPECT_DOUBLE_EQ(schedule_factor(schedule("exponential", "epoch", 0.9), {2, 99}), 0.81);
 }
 
 TEST(Schedule, ModeStepCountsStepsOfTheWholeRun) {
-  EXPECT_DOUBLE_EQ(schedule_factor(schedule("exponential", "step", 0.9), 2, 3), 0.729);
+  EXPECT_DOUBLE_EQ(schedule_factor(schedule("exponential", "step", 0.9), {2, 3}), 0.729);
   ScheduleConfig linear = schedule("linear", "step", 0);
   linear.params.alpha = -2.222e-6;
   linear.params.beta = 1.0;
-  EXPECT_DOUBLE_EQ(schedule_factor(linear, 0, 0), 1.0);
-  EXPECT_DOUBLE_EQ(schedule_factor(linear, 0, 225000), 1.0 - 0.49995);
-  EXPECT_EQ(schedule_factor(linear, 0, 1000000), 0.0) << "below 0 the optimiser would climb";
+  EXPECT_DOUBLE_EQ(schedule_factor(linear, {0, 0}), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(linear, {0, 225000}), 1.0 - 0.49995);
+  EXPECT_EQ(schedule_factor(linear, {0, 1000000}), 0.0) << "below 0 the optimiser would climb";
+}
+
+TEST(Schedule, CosineEndsAtZeroAndWarmUpRisesStepByStep) {
+  ScheduleConfig cosine = schedule("cosine", "epoch", 0);
+  cosine.epochs = 10;
+  EXPECT_DOUBLE_EQ(schedule_factor(cosine, {0, 0, 100}), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(cosine, {5, 500, 100}), 0.5);
+  EXPECT_NEAR(schedule_factor(cosine, {10, 1000, 100}), 0.0, 1e-15);
+  cosine.mode = "step";
+  EXPECT_DOUBLE_EQ(schedule_factor(cosine, {2, 250, 100}), 0.5 * (1 + std::sqrt(0.5)));
+  ScheduleConfig constant = schedule("constant", "epoch", 0);
+  constant.warmup_epochs = 0.5;
+  EXPECT_DOUBLE_EQ(schedule_factor(constant, {0, 0, 100}), 1.0 / 50);
+  EXPECT_DOUBLE_EQ(schedule_factor(constant, {0, 24, 100}), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(constant, {0, 49, 100}), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(constant, {3, 300, 100}), 1.0);
 }
 
 TEST(Nearest, FindsTypingErrorsAndNothingElse) {
