@@ -10,6 +10,6 @@ dev/build.sh "$preset"
 if [ -d tests/python ]; then
   dev/wheel.sh
   dev/install_wheel.sh
-  python -m pytest -q tests/python
+  IABN_PROGRAM=build/$preset/bin/iabn python -m pytest -q tests/python
 fi
 ctest --preset "$preset" "$@"
