@@ -88,15 +88,15 @@ class Value {
   using Data =
       std::variant<None, bool, int64_t, double, std::string, Bytes, BigInt, DType, Device, Tensor, List, Tuple, Dict>;
 
-  Value() = default;
+  // Defined below, where Item is complete. A pointer other than to text would otherwise become a bool.
+  Value();
   template <class T>
-  requires(std::is_same_v<T, bool> || std::is_same_v<T, double> || std::is_same_v<T, None> ||
-           std::is_same_v<T, DType> || (std::is_class_v<T> && std::is_constructible_v<Data, T>)) Value(T data)
-      : data_(std::move(data)) {}  // NOLINT(google-explicit-constructor)
+  requires(std::is_same_v<T, bool> || std::is_same_v<T, double> || std::is_same_v<T, DType> ||
+           (std::is_class_v<T> && std::is_constructible_v<Data, T>))
+      Value(T data);  // NOLINT(google-explicit-constructor)
   template <class T>
-  requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) Value(T number)
-      : data_(static_cast<int64_t>(number)) {}           // NOLINT(google-explicit-constructor)
-  Value(const char* text) : data_(std::string(text)) {}  // NOLINT(google-explicit-constructor)
+  requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) Value(T number);  // NOLINT(google-explicit-constructor)
+  Value(const char* text);                                                      // NOLINT(google-explicit-constructor)
 
   template <class T>
   bool is() const {
@@ -128,6 +128,16 @@ struct Item {
   Key key;
   Value value;
 };
+
+inline Value::Value() = default;
+template <class T>
+requires(std::is_same_v<T, bool> || std::is_same_v<T, double> || std::is_same_v<T, DType> ||
+         (std::is_class_v<T> && std::is_constructible_v<Value::Data, T>)) Value::Value(T data)
+    : data_(std::move(data)) {}
+template <class T>
+requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) Value::Value(T number)
+    : data_(static_cast<int64_t>(number)) {}
+inline Value::Value(const char* text) : data_(std::string(text)) {}
 
 /// A key for people: the text, or the number.
 std::string text_of(const Key& key);

@@ -15,6 +15,7 @@ def program():
     """IABN_PROGRAM, which dev/test.sh sets; a test that finds none skips, one that finds a wrong path fails."""
     path = os.environ.get("IABN_PROGRAM")
     if path is None:
+        assert not os.environ.get("IABN_REQUIRE_SHARED"), "CI must not skip: IABN_PROGRAM is not set"
         pytest.skip("IABN_PROGRAM does not name the program iabn (dev/test.sh builds it and runs these tests)")
     path = ROOT / path
     assert path.is_file(), f"IABN_PROGRAM: there is no {path}"
