@@ -20,6 +20,7 @@ inline constexpr int kUsage = 2;  // the command line or the configuration is wr
 
 void add_train(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
+void add_convert(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
 
 // Of `bench`.

@@ -43,13 +43,16 @@ void add_version(CLI::App& app, const std::string& version) {
 }
 
 int run_program(int argc, char** argv) {
-  CLI::App app("In-Place Activated BatchNorm: train a network, measure the layer, check the installation.", "iabn");
+  CLI::App app(
+      "In-Place Activated BatchNorm: train a network, measure the layer, convert checkpoints, check the installation.",
+      "iabn");
   const std::string version = std::string("iabn ") + iabn::train::kVersion;
   app.footer(kFooter);
   app.require_subcommand(1);
   Run run;
   add_train(app, run);
   add_bench(app, run);
+  add_convert(app, run);
   add_doctor(app, run);
   add_version(app, version);
   if (argc == 1) {

@@ -17,7 +17,7 @@ function(iabn_compile_options target)
   if(IABN_SANITIZE)
     # vptr checks need type information that LibTorch does not export; instrumented code confuses GCC's flow analysis.
     set(sanitizers -fsanitize=${IABN_SANITIZE} -fno-sanitize=vptr -fno-sanitize-recover=all)
-    list(APPEND cxx_options ${sanitizers} -fno-omit-frame-pointer -Wno-maybe-uninitialized)
+    list(APPEND cxx_options ${sanitizers} -fno-omit-frame-pointer $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PRIVATE ${sanitizers})
   endif()
   target_compile_options(

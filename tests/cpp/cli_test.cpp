@@ -96,7 +96,7 @@ class Program : public testing::Test {
 
 TEST_F(Program, HelpAndVersionEverywhere) {
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {}, {"train"}, {"bench"}, {"bench", "layer"}, {"bench", "network"}, {"doctor"}}) {
+           {}, {"train"}, {"bench"}, {"bench", "layer"}, {"bench", "network"}, {"convert"}, {"doctor"}}) {
     std::vector<std::string> arguments = command;
     arguments.push_back("--help");
     EXPECT_EQ(run(arguments), 0);
@@ -110,7 +110,7 @@ TEST_F(Program, HelpAndVersionEverywhere) {
 TEST_F(Program, AWrongCommandLineIsExitCodeTwo) {
   EXPECT_EQ(run({"trian"}), 2);
   EXPECT_THAT(stderr_text(),
-              HasSubstr("unknown command \"trian\" (did you mean \"train\"?); commands: train, bench, doctor"));
+              HasSubstr("unknown command \"trian\" (did you mean \"train\"?); commands: train, bench, convert, doctor"));
   EXPECT_EQ(run({"train"}), 2);
   EXPECT_THAT(stderr_text(), AllOf(HasSubstr("CONFIG is required"), HasSubstr("see iabn train --help")));
   EXPECT_EQ(run({"bench", "layer", "--shapes", "32xx5"}), 2);

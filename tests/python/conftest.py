@@ -1,8 +1,8 @@
 """Tests of the installed package: build and install the wheel first (make wheel)."""
 
 import os
-from pathlib import Path
 
+import built
 import pytest
 import torch
 
@@ -30,17 +30,4 @@ def relative_error(got, want):
 
 @pytest.fixture(scope="session")
 def built_program():
-    """Path of a program of the C++ build by its name: in the folder IABN_BIN (dev/test.sh sets it), where a missing one
-    fails; without IABN_BIN wherever a build left it, and a missing one skips."""
-
-    def find(name):
-        folder = os.environ.get("IABN_BIN")
-        root = Path(__file__).resolve().parents[2]
-        found = [Path(folder) / name] if folder else sorted(root.glob(f"build/*/bin/{name}"))
-        if folder and not found[0].is_file():
-            pytest.fail(f"{name} is not in IABN_BIN={folder}")
-        if not found:
-            pytest.skip(f"{name} is not built: dev/build.sh release {name}")
-        return max(found, key=lambda path: path.stat().st_mtime).resolve()
-
-    return find
+    return built.program
