@@ -126,7 +126,7 @@ TEST(Config, SchedulesNameTheParameterTheyMiss) {
   EXPECT_THAT(error_with("/optimizer/schedule/type", "linear"), HasSubstr("params.alpha: is required"));
   EXPECT_THAT(error_with("/optimizer/schedule/type", "multistep"), HasSubstr("params.milestones: is required"));
   EXPECT_THAT(error_with("/optimizer/schedule/type", "exponential"), HasSubstr("params.gamma: is required"));
-  EXPECT_THAT(error_with("/optimizer/schedule/type", "cosine"), HasSubstr("must be one of constant, step"));
+  EXPECT_THAT(error_with("/optimizer/schedule/type", "cosinus"), HasSubstr("must be one of constant, step"));
 }
 
 TEST(Config, FilesThatAreNotJsonSayWhere) {
