@@ -21,6 +21,7 @@ inline constexpr int kUsage = 2;  // the command line or the configuration is wr
 void add_train(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
+void add_models(CLI::App& app, Run& run);
 
 // Of `bench`.
 void add_bench_layer(CLI::App& app, Run& run);

@@ -51,6 +51,7 @@ int run_program(int argc, char** argv) {
   add_train(app, run);
   add_bench(app, run);
   add_doctor(app, run);
+  add_models(app, run);
   add_version(app, version);
   if (argc == 1) {
     std::cout << app.help();
