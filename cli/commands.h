@@ -22,6 +22,7 @@ void add_train(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_convert(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
+void add_models(CLI::App& app, Run& run);
 
 // Of `bench`.
 void add_bench_layer(CLI::App& app, Run& run);

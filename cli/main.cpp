@@ -54,6 +54,7 @@ int run_program(int argc, char** argv) {
   add_bench(app, run);
   add_convert(app, run);
   add_doctor(app, run);
+  add_models(app, run);
   add_version(app, version);
   if (argc == 1) {
     std::cout << app.help();

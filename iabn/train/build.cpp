@@ -18,6 +18,9 @@ std::shared_ptr<models::Network> build_network(const Config& config, c10::Device
   options.classes = network_config.classes;
   options.input_channels = config.input.channels;
   options.width = network_config.width;
+  const bool wider = models::is_wider(network_config.arch);  // see check_architecture_options in config.cpp
+  options.input_3x3 = network_config.input_3x3 && !wider;
+  if (!wider || std::holds_alternative<bool>(network_config.dilation)) options.dilation = network_config.dilation;
   auto network = models::make_network(network_config.arch, options);
   models::init_weights(*network, {.method = network_config.weight_init,
                                   .gain_multiplier = network_config.weight_gain_multiplier,

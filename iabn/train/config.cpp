@@ -31,6 +31,19 @@ void check_architecture(const ConfigSection& section, const std::string& arch) {
                            join(names));
 }
 
+void check_architecture_options(ConfigSection& section, const NetworkConfig& network) {
+  // Of wider networks the original's training program passes neither on, and a published recipe sets input_3x3.
+  if (!models::is_wider(network.arch) || std::holds_alternative<bool>(network.dilation)) {
+    const std::string error = models::dilation_error(network.arch, network.dilation);
+    if (!error.empty()) section.fail("dilation", error);
+  }
+  const std::string error = models::input_3x3_error(network.arch, network.input_3x3);
+  if (!error.empty()) section.fail("input_3x3", error);
+  if (section.has("width") && !models::has_width(network.arch)) {
+    section.fail("width", "is for preact_resnet* only; the channels of " + network.arch + " are fixed");
+  }
+}
+
 NetworkConfig read_network(ConfigSection section) {
   NetworkConfig network;
   section.read("arch", network.arch);
@@ -39,7 +52,7 @@ NetworkConfig read_network(ConfigSection section) {
   section.read("input_3x3", network.input_3x3);
   section.read_choice("bn_mode", network.bn_mode, {"standard", "inplace", "sync"});
   section.read("classes", network.classes);
-  section.read_number_or_list("dilation", network.dilation);
+  section.read("dilation", network.dilation);
   section.read("weight_gain_multiplier", network.weight_gain_multiplier);
   section.read_choice("weight_init", network.weight_init, models::weight_init_names());
   section.read("width", network.width);
@@ -47,6 +60,7 @@ NetworkConfig read_network(ConfigSection section) {
   section.check_unknown();
 
   check_architecture(section, network.arch);
+  check_architecture_options(section, network);
   if (network.bn_mode == "sync") {
     section.fail("bn_mode", "\"sync\" is not supported yet by this version of iabn; use inplace (one device)");
   }
@@ -60,9 +74,6 @@ NetworkConfig read_network(ConfigSection section) {
     }
   } else if (network.gamma == "legacy") {
     section.fail("gamma", "\"legacy\" needs bn_mode inplace");
-  }
-  for (const int64_t dilation : network.dilation) {
-    if (dilation != 1) section.fail("dilation", network.arch + " has no dilation, so it must be 1");
   }
   check_at_least(section, "classes", network.classes, 1);
   check_at_least(section, "width", network.width, 1);

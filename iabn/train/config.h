@@ -13,6 +13,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "iabn/data/options.h"
+#include "iabn/models/dilation.h"
 
 namespace iabn::train {
 
@@ -26,13 +27,13 @@ struct NetworkConfig {
   std::string arch = "resnet101";    // see models/registry.h
   std::string activation = "relu";   // relu, leaky_relu, elu, identity
   double activation_param = 0.01;    // slope of leaky_relu, alpha of elu
-  bool input_3x3 = false;            // stem of 3x3 convolutions; networks that always have one ignore it
+  bool input_3x3 = false;            // see models/network.h; without effect where mod1 is a 3x3 convolution anyway
   std::string bn_mode = "standard";  // standard, inplace
   int64_t classes = 1000;
-  std::vector<int64_t> dilation = {1};  // one number for all modules, or a list
+  models::Dilation dilation = int64_t{1};  // see models/registry.h; numbers and lists do not count for wider_resnet*
   double weight_gain_multiplier = 1;
   std::string weight_init = "xavier_normal";  // see models/weight_init.h
-  int64_t width = 16;                         // (added) channels of the first module of preact_resnet*
+  int64_t width = 16;                         // (added) of preact_resnet*: channels of the first module
   std::string gamma = "signed";               // (added) signed, or legacy for bn_mode inplace: see nn/functional.h
 };
 
@@ -69,8 +70,8 @@ struct Config {
   NetworkConfig network;
   OptimizerConfig optimizer;
   data::InputOptions input;
-  int64_t seed = 0;            // (added) of the weights, the order of the images and their augmentation
-  bool channels_last = false;  // (added) memory format of the network and its input
+  int64_t seed = 0;                   // (added) of the weights, the order of the images and their augmentation
+  bool channels_last = false;         // (added) memory format of the network and its input
   std::string precision = "float32";  // (added) float32, bf16, fp16: see precision.h
   bool cuda_graph = false;            // (added) the training step as one CUDA graph
   bool deterministic = false;         // (added) the same bits from run to run on the same device

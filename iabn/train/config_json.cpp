@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "iabn/models/registry.h"
 #include "iabn/train/config.h"
 
 namespace iabn::train {
@@ -19,7 +20,21 @@ json schedule_json(const ScheduleConfig& schedule) {
     params["alpha"] = schedule.params.alpha;
     params["beta"] = schedule.params.beta;
   }
-  return {{"type", schedule.type}, {"mode", schedule.mode}, {"epochs", schedule.epochs}, {"warmup_epochs", schedule.warmup_epochs}, {"params", params}};
+  return {{"type", schedule.type},
+          {"mode", schedule.mode},
+          {"epochs", schedule.epochs},
+          {"warmup_epochs", schedule.warmup_epochs},
+          {"params", params}};
+}
+
+json dilation_json(const models::Dilation& dilation) {
+  if (const auto* number = std::get_if<int64_t>(&dilation)) return *number;
+  if (const auto* on = std::get_if<bool>(&dilation)) return *on;
+  json list = json::array();
+  for (const auto& module : std::get<std::vector<models::ModuleDilation>>(dilation)) {
+    std::visit([&](const auto& entry) { list.push_back(entry); }, module);
+  }
+  return list;
 }
 
 }  // namespace
@@ -29,48 +44,46 @@ json to_json(const Config& config) {
       config.network;
   const OptimizerConfig& optimizer = config.optimizer;
   const data::InputOptions& input = config.input;
-  return {{"network",
-           {{"arch", arch},
-            {"activation", activation},
-            {"activation_param", activation_param},
-            {"input_3x3", input_3x3},
-            {"bn_mode", bn_mode},
-            {"classes", classes},
-            {"dilation", dilation},
-            {"weight_gain_multiplier", gain},
-            {"weight_init", init},
-            {"width", width},
-            {"gamma", gamma}}},
-          {"optimizer",
-           {{"batch_size", optimizer.batch_size},
-            {"type", optimizer.type},
-            {"momentum", optimizer.momentum},
-            {"weight_decay", optimizer.weight_decay},
-            {"clip", optimizer.clip},
-            {"learning_rate", optimizer.learning_rate},
-            {"classifier_lr", optimizer.classifier_lr},
-            {"nesterov", optimizer.nesterov},
-            {"accumulation_steps", optimizer.accumulation_steps},
-            {"label_smoothing", optimizer.label_smoothing},
-            {"ema_decay", optimizer.ema_decay},
-            {"schedule", schedule_json(optimizer.schedule)}}},
-          {"input",
-           {{"channels", input.channels},
-            {"augmentation", std::string(data::to_string(input.augmentation))},
-            {"padding", input.padding},
-            {"scale_train", input.scale_train},
-            {"crop_train", input.crop_train},
-            {"color_jitter_train", input.color_jitter_train},
-            {"lighting_train", input.lighting_train},
-            {"scale_val", input.scale_val},
-            {"crop_val", input.crop_val},
-            {"mean", input.mean},
-            {"std", input.std}}},
-          {"seed", config.seed},
-          {"channels_last", config.channels_last},
-          {"precision", config.precision},
-          {"cuda_graph", config.cuda_graph},
-          {"deterministic", config.deterministic}};
+  json result = {{"network",
+                  {{"arch", arch},
+                   {"activation", activation},
+                   {"activation_param", activation_param},
+                   {"input_3x3", input_3x3},
+                   {"bn_mode", bn_mode},
+                   {"classes", classes},
+                   {"dilation", dilation_json(dilation)},
+                   {"weight_gain_multiplier", gain},
+                   {"weight_init", init},
+                   {"gamma", gamma}}},
+                 {"optimizer",
+                  {{"batch_size", optimizer.batch_size},
+                   {"type", optimizer.type},
+                   {"momentum", optimizer.momentum},
+                   {"weight_decay", optimizer.weight_decay},
+                   {"clip", optimizer.clip},
+                   {"learning_rate", optimizer.learning_rate},
+                   {"classifier_lr", optimizer.classifier_lr},
+                   {"nesterov", optimizer.nesterov},
+                   {"schedule", schedule_json(optimizer.schedule)}}},
+                 {"input",
+                  {{"channels", input.channels},
+                   {"augmentation", std::string(data::to_string(input.augmentation))},
+                   {"padding", input.padding},
+                   {"scale_train", input.scale_train},
+                   {"crop_train", input.crop_train},
+                   {"color_jitter_train", input.color_jitter_train},
+                   {"lighting_train", input.lighting_train},
+                   {"scale_val", input.scale_val},
+                   {"crop_val", input.crop_val},
+                   {"mean", input.mean},
+                   {"std", input.std}}},
+                 {"seed", config.seed},
+                 {"channels_last", config.channels_last},
+                 {"precision", config.precision},
+                 {"cuda_graph", config.cuda_graph},
+                 {"deterministic", config.deterministic}};
+  if (models::has_width(arch)) result["network"]["width"] = width;  // elsewhere it would be refused
+  return result;
 }
 
 }  // namespace iabn::train

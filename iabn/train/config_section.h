@@ -34,14 +34,6 @@ class ConfigSection {
     if (has(key)) target = convert<T>(key, json_.at(key));
   }
 
-  /// A list, or one value that stands for a list of one.
-  template <class T>
-  void read_number_or_list(const std::string& key, std::vector<T>& target) {
-    if (has(key))
-      target = json_.at(key).is_array() ? convert<std::vector<T>>(key, json_.at(key))
-                                        : std::vector<T>{convert<T>(key, json_.at(key))};
-  }
-
   /// read(), and the value must be one of `choices`.
   void read_choice(const std::string& key, std::string& target, const std::vector<std::string>& choices) {
     read(key, target);
@@ -104,6 +96,13 @@ class ConfigSection {
     } else if constexpr (std::is_same_v<T, std::string>) {
       if (!value.is_string()) fail(key, "must be a string, got " + describe(value));
       return value.get<std::string>();
+    } else if constexpr (std::is_same_v<T, models::Dilation>) {
+      if (value.is_boolean()) return value.get<bool>();
+      if (value.is_array()) return convert<std::vector<models::ModuleDilation>>(key, value);
+      return convert<int64_t>(key, value);
+    } else if constexpr (std::is_same_v<T, models::ModuleDilation>) {
+      if (value.is_array()) return convert<std::vector<int64_t>>(key, value);
+      return convert<int64_t>(key, value);
     } else {  // std::vector
       if (!value.is_array()) fail(key, "must be a list [...], got " + describe(value));
       T list;

@@ -146,8 +146,8 @@ void TrainOptimizer::load_state(const std::vector<NamedTensors>& state) {
   const at::NoGradGuard no_grad;
   const auto own = this->state();
   if (state.size() != own.size()) {
-    throw std::invalid_argument("optimizer state is of " + std::to_string(state.size()) + " parameters, the network has " +
-                                std::to_string(own.size()));
+    throw std::invalid_argument("optimizer state is of " + std::to_string(state.size()) +
+                                " parameters, the network has " + std::to_string(own.size()));
   }
   for (size_t i = 0; i < own.size(); ++i) copy_named(state[i], own[i], i);
 }

@@ -30,8 +30,8 @@ class Autocast {
   at::ScalarType dtype_before_ = at::kFloat;
 };
 
-/// Dynamic loss scaling for fp16, with torch.amp.GradScaler's rule and defaults: 65536 at first, halved where a gradient
-/// is not finite, doubled after 2000 steps without. All on the device.
+/// Dynamic loss scaling for fp16, with torch.amp.GradScaler's rule and defaults: 65536 at first, halved where a
+/// gradient is not finite, doubled after 2000 steps without. All on the device.
 class LossScaler {
  public:
   explicit LossScaler(c10::Device device);

@@ -10,8 +10,8 @@ namespace iabn::train {
 
 /// Where a run is.
 struct ScheduleTime {
-  int64_t epoch = 0;            // finished epochs
-  int64_t step = 0;             // finished steps of the whole run
+  int64_t epoch = 0;  // finished epochs
+  int64_t step = 0;   // finished steps of the whole run
   int64_t steps_per_epoch = 1;
 };
 

@@ -69,6 +69,56 @@ TEST(Config, WritingAndReadingGivesTheSame) {
   EXPECT_EQ(once["optimizer"]["schedule"]["params"]["milestones"], json({3, 5}));
 }
 
+json with_arch(const char* arch, const char* key, const json& value) {
+  return {{"network", {{"arch", arch}, {key, value}}}};
+}
+
+TEST(Config, EveryFormOfDilationIsReadAndWritten) {
+  const auto round_trip = [](const char* arch, const json& dilation) {
+    const json written = to_json(parse_config(with_arch(arch, "dilation", dilation)));
+    EXPECT_EQ(written["network"]["dilation"], dilation);
+    EXPECT_EQ(to_json(parse_config(written)), written);
+  };
+  round_trip("resnet101", 1);
+  round_trip("resnet101", {1, 1, 2, 4});
+  round_trip("densenet121", {1, 1, 1, 2});
+  round_trip("resnext50", {1, 1, json({1, 2, 1, 2, 1, 2}), json({4, 8, 16})});
+  round_trip("wider_resnet38_a2", true);
+  round_trip("wider_resnet38", {1, 1, 2, 4});  // without effect, see docs/configuration.md
+}
+
+TEST(Config, DilationsThatANetworkCannotHaveAreNamed) {
+  const auto error = [](const char* arch, const json& dilation) {
+    return error_of(with_arch(arch, "dilation", dilation));
+  };
+  EXPECT_EQ(error("resnet50", {1, 1, 2}),
+            "network.dilation: resnet50 takes one number, or one for each of its 4 modules, got a list of 3");
+  EXPECT_EQ(error("resnet50", {1, 1, 2, 0}), "network.dilation: must be at least 1, got 0");
+  EXPECT_EQ(
+      error("resnet50", {1, 1, json({2}), 4}),
+      "network.dilation: module 3 of resnet50 takes one number, not a list: only resnext* have a dilation for each "
+      "block");
+  EXPECT_EQ(error("resnet50", true), "network.dilation: resnet50 takes a number or a list, not true or false");
+  EXPECT_EQ(error("resnext50", {1, 1, json({2, 4}), 4}),
+            "network.dilation: module 3 of resnext50 has 6 blocks, got 2 numbers");
+  EXPECT_EQ(error("cifar_resnet20", 2), "network.dilation: cifar_resnet20 has no dilation, so it must be 1, got 2");
+  EXPECT_EQ(error("wider_resnet38", true),
+            "network.dilation: wider_resnet38 has no dilation, so it must be 1, got true");
+  EXPECT_EQ(error("resnext50", {1, 1, json({2, "x"}), 4}),
+            "network.dilation[2][1]: must be an integer, got \"x\" (string)");
+}
+
+TEST(Config, OptionsOfOtherNetworksAreNamed) {
+  EXPECT_EQ(
+      error_of(with_arch("resnet50", "input_3x3", true)),
+      "network.input_3x3: resnet50 begins with a 7x7 convolution always; input_3x3 is for resnext* and densenet*");
+  for (const char* arch : {"resnext50", "densenet121", "wider_resnet38", "wider_resnet38_a2", "preact_resnet8"}) {
+    EXPECT_EQ(error_of(with_arch(arch, "input_3x3", true)), "no error") << arch;
+  }
+  EXPECT_EQ(error_of(with_arch("resnet50", "width", 16)),
+            "network.width: is for preact_resnet* only; the channels of resnet50 are fixed");
+}
+
 TEST(Config, UnknownKeysAreNamedWithTheNearest) {
   EXPECT_THAT(error_with("/network/actvation", "relu"),
               StartsWith("network.actvation: unknown key (did you mean \"activation\"?); known here: arch, "));

@@ -52,11 +52,11 @@ TEST(TrainOptimizerTest, UpdatesAreThoseOfPyTorch) {
       reference = std::make_unique<torch::optim::Adam>(
           theirs->parameters(), torch::optim::AdamOptions(options.learning_rate).weight_decay(options.weight_decay));
     } else {
-      reference = std::make_unique<torch::optim::SGD>(theirs->parameters(),
-                                                      torch::optim::SGDOptions(options.learning_rate)
-                                                          .momentum(options.momentum)
-                                                          .weight_decay(options.weight_decay)
-                                                          .nesterov(options.nesterov));
+      reference =
+          std::make_unique<torch::optim::SGD>(theirs->parameters(), torch::optim::SGDOptions(options.learning_rate)
+                                                                        .momentum(options.momentum)
+                                                                        .weight_decay(options.weight_decay)
+                                                                        .nesterov(options.nesterov));
     }
     for (int step = 0; step < 4; ++step) {
       set_gradients(*ours, *theirs, step);
