@@ -44,3 +44,18 @@ def built_program():
         return max(found, key=lambda path: path.stat().st_mtime).resolve()
 
     return find
+
+
+@pytest.fixture(scope="session")
+def shared_file():
+    """Path of a file that is not in the repository, from ../shared/data; skips without it, or fails with
+    IABN_REQUIRE_SHARED=1."""
+
+    def find(name):
+        path = Path(__file__).resolve().parents[3] / "shared" / "data" / name
+        if not path.is_file():
+            text = f"{name} is not in {path.parent}"
+            pytest.fail(text) if os.environ.get("IABN_REQUIRE_SHARED") == "1" else pytest.skip(text)
+        return path
+
+    return find
