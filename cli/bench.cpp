@@ -1,4 +1,4 @@
-// iabn bench: measures the layer or a whole network.
+// iabn bench: measures the layer, a whole network or the loader.
 
 #include <CLI/CLI.hpp>
 
@@ -7,10 +7,11 @@
 namespace iabn::cli {
 
 void add_bench(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand("bench", "Measure time and memory beside standard BatchNorm");
+  CLI::App* command = app.add_subcommand("bench", "Measure time and memory beside standard BatchNorm, or the loader");
   command->require_subcommand(1);
   add_bench_layer(*command, run);
   add_bench_network(*command, run);
+  add_bench_loader(*command, run);
 }
 
 }  // namespace iabn::cli

@@ -42,6 +42,8 @@ class CsvRows {
  public:
   CsvRows(Machine machine, std::string case_name) : machine_(std::move(machine)), case_(std::move(case_name)) {}
 
+  /// Of the rows that follow, in place of the machine's.
+  void set_device(std::string name) { machine_.gpu = std::move(name); }
   /// The columns variant, shape, dtype, layout, pass, metric, p20, p50, p80, unit.
   void add(const std::string& variant, const std::string& shape, const std::string& dtype, const std::string& layout,
            const std::string& pass, const std::string& metric, const Spread& value, const std::string& unit);

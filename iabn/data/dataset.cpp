@@ -1,10 +1,18 @@
 #include "iabn/data/dataset.h"
 
+#include <utility>
+
 #include "iabn/data/error.h"
 #include "iabn/data/idx.h"
 #include "iabn/data/image_folder.h"
 
 namespace iabn::data {
+
+Part Dataset::part(int64_t index, const Choose& choose) const {
+  Image whole = image(index);
+  const Box box = choose(whole.height, whole.width).box;
+  return {std::move(whole), box};
+}
 
 std::shared_ptr<const Dataset> open_dataset(const std::filesystem::path& root, Split split,
                                             const InputOptions& options) {

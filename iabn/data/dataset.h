@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "iabn/data/decode.h"
 #include "iabn/data/image.h"
 #include "iabn/data/options.h"
 
@@ -31,6 +32,9 @@ class Dataset {
   /// DataError (a file that cannot be read), both with the path.
   virtual Image image(int64_t index) const = 0;
 
+  /// At least the part of it that `choose` wants, see decode_part(); throws as image() does. By default all of it.
+  virtual Part part(int64_t index, const Choose& choose) const;
+
   /// In [0, classes().size()).
   virtual int64_t label(int64_t index) const = 0;
 
@@ -40,7 +44,8 @@ class Dataset {
 
 /// Opens one split of a folder, whichever of these it holds:
 ///  - root/train/CLASS/*.{jpg,jpeg,png} and root/val/CLASS/*: labels are the classes in order of name; both splits must
-///    have the same classes where both exist. EXIF orientation is not applied, as in torchvision's ImageFolder.
+///    have the same classes where both exist. EXIF orientation is not applied: Pillow's Image.open() and torchvision's
+///    ImageFolder, which uses it, leave the pixels as they are stored, too.
 ///  - {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz (MNIST, Fashion-MNIST): classes are "0", "1", ... up
 ///  to
 ///    the largest training label.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "iabn/data/error.h"
 
@@ -18,11 +19,20 @@ bool starts_with(std::span<const uint8_t> bytes, const std::array<uint8_t, N>& s
 
 }  // namespace
 
-Image decode_image(std::span<const uint8_t> bytes, int64_t channels, const std::string& name) {
-  if (starts_with(bytes, kJpegStart)) return decode_jpeg(bytes, channels, name);
-  if (starts_with(bytes, kPngStart)) return decode_png(bytes, channels, name);
+Part decode_part(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose) {
+  if (starts_with(bytes, kJpegStart)) return decode_jpeg(bytes, channels, name, choose);
+  if (starts_with(bytes, kPngStart)) {
+    Image image = decode_png(bytes, channels, name);
+    const Box box = choose(image.height, image.width).box;
+    return {std::move(image), box};
+  }
   const char* got = bytes.empty() ? "an empty file" : "something else";
   throw DecodeError("decode_image", name, std::string("expected JPEG or PNG, got ") + got);
+}
+
+Image decode_image(std::span<const uint8_t> bytes, int64_t channels, const std::string& name) {
+  const auto whole = [](int64_t height, int64_t width) { return Wanted{{0, 0, height, width}, height, width}; };
+  return decode_part(bytes, channels, name, whole).image;
 }
 
 void check_image_size(int64_t width, int64_t height, const std::string& name) {

@@ -3,9 +3,11 @@
 // JPEG and PNG to pixels, with the values that Pillow's `Image.open(...).convert("RGB")` or `("L")` gives.
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
+#include "iabn/data/geometry.h"
 #include "iabn/data/image.h"
 
 namespace iabn::data {
@@ -20,7 +22,32 @@ namespace iabn::data {
 /// Throws DecodeError that begins with `name` for anything else, and above kMaxPixels.
 Image decode_image(std::span<const uint8_t> bytes, int64_t channels, const std::string& name);
 
-Image decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name);
+/// The part of an image that somebody wants, and what for.
+struct Wanted {
+  Box box;                        ///< inside the image, at least one pixel
+  int64_t height = 0, width = 0;  ///< of the output that the box will be resized to
+  bool scaled = false;            ///< a smaller picture will do, see jpeg_scale()
+};
+
+/// Called once, when the size of the image is known and none of its pixels.
+using Choose = std::function<Wanted(int64_t height, int64_t width)>;
+
+/// At least the wanted part of an image.
+struct Part {
+  Image image;
+  Box box;  ///< the wanted box, in pixels of `image`
+};
+
+/// As decode_image(), but no more than the wanted part, as far as the format allows. With Wanted::scaled false the
+/// pixels in the box are those of decode_image(), exactly. Of a JPEG file with one scan whose last bytes are an end
+/// marker, what lies below the box is not looked at: damage there is not noticed.
+Part decode_part(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose);
+
+/// 8, 4, 2 or 1: with Wanted::scaled a JPEG file is decoded at this many eighths of its size, the least of them at
+/// which the box is no smaller than the output. The box's edges are then rounded to whole pixels of that picture.
+int jpeg_scale(const Wanted& wanted);
+
+Part decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose);
 Image decode_png(std::span<const uint8_t> bytes, int64_t channels, const std::string& name);
 
 /// Throws DecodeError unless 1 <= width * height <= kMaxPixels.

@@ -3,9 +3,11 @@
 // as just another warning, so that half-decoded images would pass for good ones.
 
 // jpeglib.h uses FILE and size_t without declaring them.
+#include <algorithm>
 #include <csetjmp>
 #include <cstddef>
 #include <cstdio>
+#include <utility>
 
 #include <jerror.h>
 #include <jpeglib.h>
@@ -73,16 +75,37 @@ bool read_header(Decoder& decoder, const uint8_t* bytes, size_t size) {
   return true;
 }
 
-bool read_pixels(Decoder& decoder, uint8_t* pixels, size_t row_bytes) {
+// What of the decoder's picture is to be read; in its pixels, which are those of the file only at full scale.
+struct Region {
+  JDIMENSION left, width, top, bottom;
+};
+
+bool start(Decoder& decoder, Region& region) {
   jpeg_decompress_struct& info = decoder.info;
   if (setjmp(decoder.jump) != 0) return false;
   jpeg_start_decompress(&info);
-  while (info.output_scanline < info.output_height) {
-    JSAMPROW row = pixels + info.output_scanline * row_bytes;
+  // Moves the left edge to a block's and widens the region by as much.
+  if (region.width < info.output_width) jpeg_crop_scanline(&info, &region.left, &region.width);
+  if (region.top > 0) jpeg_skip_scanlines(&info, region.top);
+  return true;
+}
+
+bool read_pixels(Decoder& decoder, const Region& region, uint8_t* pixels, size_t row_bytes) {
+  jpeg_decompress_struct& info = decoder.info;
+  if (setjmp(decoder.jump) != 0) return false;
+  while (info.output_scanline < region.bottom) {
+    JSAMPROW row = pixels + (info.output_scanline - region.top) * row_bytes;
     jpeg_read_scanlines(&info, &row, 1);
   }
-  jpeg_finish_decompress(&info);
+  if (info.output_scanline == info.output_height) jpeg_finish_decompress(&info);
   return true;
+}
+
+// Interpolated chroma (also of the row above and below) needs neighbours that are decoded, too.
+constexpr int64_t kMargin = 16;
+
+bool ends_with_end_marker(std::span<const uint8_t> bytes) {
+  return bytes.size() >= 2 && bytes[bytes.size() - 2] == 0xFF && bytes[bytes.size() - 1] == 0xD9;
 }
 
 // a * b / 255, rounded.
@@ -103,9 +126,29 @@ Image cmyk_to_rgb(const Image& cmyk) {
   return rgb;
 }
 
+// The box in the picture at `scale` eighths, whose size is height x width. Halves are rounded up on either edge, which
+// keeps it as large as its real size rounded down.
+Box scaled_box(const Box& box, int64_t scale, int64_t height, int64_t width) {
+  const auto edge = [scale](int64_t at, int64_t last) { return std::min((at * scale + 4) / 8, last); };
+  const int64_t top = edge(box.top, height - 1), left = edge(box.left, width - 1);
+  return {top, left, std::max<int64_t>(edge(box.top + box.height, height) - top, 1),
+          std::max<int64_t>(edge(box.left + box.width, width) - left, 1)};
+}
+
 }  // namespace
 
-Image decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name) {
+// Halves only. Decoding at the other eighths has no vector code in libjpeg-turbo: files of 2500 x 1900 take 7.5 ms at
+// 8/8, 5.7 at 4/8, 5.0 at 2/8, 4.4 at 1/8, but 16.1, 12.8, 10.7 and 6.7 at 7, 6, 5 and 3 (AMD EPYC, one thread).
+int jpeg_scale(const Wanted& wanted) {
+  int scale = 8;
+  while (wanted.scaled && scale > 1 && wanted.box.height * (scale / 2) >= 8 * wanted.height &&
+         wanted.box.width * (scale / 2) >= 8 * wanted.width) {
+    scale /= 2;
+  }
+  return scale;
+}
+
+Part decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose) {
   Decoder decoder;
   if (!read_header(decoder, bytes.data(), bytes.size())) {
     throw DecodeError("decode_jpeg", name, std::string("not a readable JPEG: ") + decoder.message);
@@ -116,15 +159,30 @@ Image decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::s
   const bool cmyk = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
   const bool grey = info.jpeg_color_space == JCS_GRAYSCALE && channels == 1;
   info.out_color_space = cmyk ? JCS_CMYK : grey ? JCS_GRAYSCALE : JCS_RGB;
-  Image image = make_image(info.image_height, info.image_width, cmyk ? 4 : grey ? 1 : 3);
-  if (!read_pixels(decoder, image.owned.get(), static_cast<size_t>(image.width * image.channels))) {
-    throw DecodeError("decode_jpeg", name, std::string("cannot be decoded: ") + decoder.message);
+  const Wanted wanted = choose(info.image_height, info.image_width);
+  const int scale = jpeg_scale(wanted);
+  info.scale_num = static_cast<unsigned>(scale);
+  info.scale_denom = 8;
+  const auto scaled_side = [scale](int64_t side) { return (side * scale + 7) / 8; };
+  const int64_t height = scaled_side(info.image_height), width = scaled_side(info.image_width);
+  const Box box = scaled_box(wanted.box, scale, height, width);
+  const int64_t left = std::max<int64_t>(box.left - kMargin, 0);
+  const int64_t right = std::min(box.left + box.width + kMargin, width);
+  // Without an end marker at the end, only reading up to it tells whether the file is whole.
+  const int64_t bottom = ends_with_end_marker(bytes) ? box.top + box.height : height;
+  Region region{static_cast<JDIMENSION>(left), static_cast<JDIMENSION>(right - left),
+                static_cast<JDIMENSION>(std::max<int64_t>(box.top - kMargin, 0)), static_cast<JDIMENSION>(bottom)};
+  Image image{};
+  if (start(decoder, region)) {
+    image = make_image(bottom - region.top, info.output_width, cmyk ? 4 : grey ? 1 : 3);
+    if (!read_pixels(decoder, region, image.owned.get(), static_cast<size_t>(image.width * image.channels))) image = {};
   }
+  if (!image.pixels) throw DecodeError("decode_jpeg", name, std::string("cannot be decoded: ") + decoder.message);
   if (decoder.truncated) throw DecodeError("decode_jpeg", name, "truncated: the data end before the end marker");
 
   if (cmyk) image = cmyk_to_rgb(image);
   if (channels == 1 && image.channels == 3) image = rgb_to_grey(image);
-  return image;
+  return {std::move(image), {box.top - region.top, box.left - region.left, box.height, box.width}};
 }
 
 }  // namespace iabn::data

@@ -1,41 +1,63 @@
 #include "iabn/data/file.h"
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
+#include <string>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "iabn/data/error.h"
 
 namespace iabn::data {
 namespace {
 
-constexpr uintmax_t kMaxFileBytes = uintmax_t{1} << 31;
+constexpr int64_t kMaxFileBytes = int64_t{1} << 31;
 
-struct Close {
-  void operator()(std::FILE* file) const { std::fclose(file); }
+// O_NONBLOCK: opening a pipe would wait for its writer.
+class Descriptor {
+ public:
+  explicit Descriptor(const std::filesystem::path& path)
+      : number_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int number() const { return number_; }
+
+ private:
+  int number_;
 };
 
 }  // namespace
 
-std::vector<uint8_t> read_file(const std::filesystem::path& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);  // also refuses folders and devices
-  if (error) throw DataError("read_file", path.string(), "cannot be read: " + error.message());
-  if (size > kMaxFileBytes) {
-    throw DataError("read_file", path.string(),
-                    "at most " + std::to_string(kMaxFileBytes) + " bytes, got " + std::to_string(size));
+FileBytes read_file(const std::filesystem::path& path) {
+  const auto fail = [&](const std::string& text) { throw DataError("read_file", path.string(), text); };
+  const Descriptor file(path);
+  if (file.number() < 0) fail(std::string("cannot be opened: ") + std::strerror(errno));
+  struct stat status {};
+  if (::fstat(file.number(), &status) != 0) fail(std::string("cannot be read: ") + std::strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail("cannot be read: not a regular file");
+  if (status.st_size > kMaxFileBytes) {
+    fail("at most " + std::to_string(kMaxFileBytes) + " bytes, got " + std::to_string(status.st_size));
   }
-  const std::unique_ptr<std::FILE, Close> file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw DataError("read_file", path.string(), std::string("cannot be opened: ") + std::strerror(errno));
-  std::vector<uint8_t> bytes(static_cast<size_t>(size));
-  const size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
-  if (got != bytes.size()) {
-    throw DataError("read_file", path.string(),
-                    "expected " + std::to_string(bytes.size()) + " bytes, got " + std::to_string(got) +
-                        "; the disk failed or the file is being written");
+  FileBytes result;
+  result.size = static_cast<size_t>(status.st_size);
+  result.bytes = std::make_unique_for_overwrite<uint8_t[]>(result.size);
+  size_t got = 0;
+  while (got < result.size) {
+    const ssize_t count = ::read(file.number(), result.bytes.get() + got, result.size - got);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) {
+      fail("expected " + std::to_string(result.size) + " bytes, got " + std::to_string(got) +
+           "; the disk failed or the file is being written");
+    }
+    got += static_cast<size_t>(count);
   }
-  return bytes;
+  return result;
 }
 
 }  // namespace iabn::data

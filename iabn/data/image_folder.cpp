@@ -93,7 +93,11 @@ class ImageFolder final : public Dataset {
 
   Image image(int64_t index) const override {
     const fs::path file = path(index);
-    return decode_image(read_file(file), channels_, file.string());
+    return decode_image(read_file(file).span(), channels_, file.string());
+  }
+  Part part(int64_t index, const Choose& choose) const override {
+    const fs::path file = path(index);
+    return decode_part(read_file(file).span(), channels_, file.string(), choose);
   }
 
  private:

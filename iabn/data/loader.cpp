@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -11,8 +12,10 @@
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <utility>
 
+#include "iabn/data/batch_memory.h"
 #include "iabn/data/error.h"
 #include "iabn/data/random.h"
 #include "iabn/data/transform.h"
@@ -93,6 +96,8 @@ struct Loader::State {
         replace_corrupt(transforms == Split::train),
         options(options),
         batches(count_batches(this->dataset->size(), options)),
+        memory(
+            std::make_shared<BatchMemory>(sizeof(float) * options.batch_size * image_numbers(), options.prefetch + 1)),
         pool(options.workers) {}
 
   void submit_next();
@@ -108,6 +113,7 @@ struct Loader::State {
   const bool replace_corrupt;
   const LoaderOptions options;
   const int64_t batches;
+  const std::shared_ptr<BatchMemory> memory;
 
   bool started = false;
   int64_t epoch = 0;
@@ -126,12 +132,15 @@ struct Loader::State {
 // Reads and transforms one image; false where it is corrupt and may be passed over.
 bool Loader::State::try_image(Pending& p, int64_t slot, int64_t index, Random random) {
   try {
-    const Image image = dataset->image(index);
-    try {
-      transform(image, random, options.channels_last, p.images + slot * image_numbers());
-    } catch (const DecodeError& e) {
-      throw DecodeError("loader", dataset->name(index), e.what());
-    }
+    std::optional<Plan> plan;
+    const Part part = dataset->part(index, [&](int64_t height, int64_t width) {
+      try {
+        return plan.emplace(transform.plan(height, width, random)).wanted;
+      } catch (const DecodeError& e) {
+        throw DecodeError("loader", dataset->name(index), e.what());
+      }
+    });
+    transform.write(part, plan.value(), options.channels_last, p.images + slot * image_numbers());
   } catch (const DecodeError& e) {
     if (!options.skip_corrupt) throw;
     const std::lock_guard lock(skipped_mutex);
@@ -165,11 +174,12 @@ void Loader::State::submit_next() {
   const int64_t count = std::min(options.batch_size, static_cast<int64_t>(order.size()) - first);
 
   auto p = std::make_shared<Pending>();
-  const auto memory = at::TensorOptions().pinned_memory(options.pinned);
-  p->batch.images =
-      at::empty({count, transform.channels(), transform.size(), transform.size()}, memory.dtype(at::kFloat),
-                options.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
-  p->batch.labels = at::empty({count}, memory.dtype(at::kLong));
+  const std::array<int64_t, 4> sizes = {count, transform.channels(), transform.size(), transform.size()};
+  const auto format = options.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const auto pinned = at::TensorOptions().pinned_memory(options.pinned);
+  // PyTorch's allocator of pinned memory keeps what it gets back by itself.
+  p->batch.images = options.pinned ? at::empty(sizes, pinned.dtype(at::kFloat), format) : memory->take(sizes, format);
+  p->batch.labels = at::empty({count}, pinned.dtype(at::kLong));
   p->batch.indices.assign(order.begin() + first, order.begin() + first + count);
   p->batch.number = number;
   p->images = p->batch.images.mutable_data_ptr<float>();

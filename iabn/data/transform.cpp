@@ -3,65 +3,30 @@
 #include <algorithm>
 #include <utility>
 
-#include "iabn/data/color.h"
 #include "iabn/data/error.h"
+#include "iabn/data/output.h"
 #include "iabn/data/resize.h"
 
 namespace iabn::data {
-
-// The part of an image that becomes the output, pixel by pixel: no resizing is left to do.
-struct Transform::Window {
-  Box box;                // size x size; may reach outside the image
-  bool mirrored = false;  // left and right exchanged
-  Image resized{};        // empty where the box is in the image itself
-};
-
 namespace {
 
-struct Layout {
-  int64_t pixel;    // elements from one pixel to the next of its row
-  int64_t channel;  // from one channel to the next
-};
-
-// Writes table[c][byte] for each pixel of the box, as if the image lay in an endless black plane.
-template <int64_t C>
-void write_pixels(const Image& image, const Box& box, bool mirrored, const float* table, Layout layout, float* out) {
-  // Columns [first, last) of the output show the image; the rest is black.
-  const int64_t first = std::clamp<int64_t>(-box.left, 0, box.width);
-  const int64_t last = std::clamp<int64_t>(image.width - box.left, first, box.width);
-  const auto column = [&](int64_t x) { return (mirrored ? box.width - 1 - x : x) * layout.pixel; };
-  const auto black = [&](float* row, int64_t begin, int64_t end) {
-    for (int64_t x = begin; x < end; ++x) {
-      for (int64_t c = 0; c < C; ++c) row[column(x) + c * layout.channel] = table[c * 256];
-    }
-  };
-  for (int64_t y = 0; y < box.height; ++y) {
-    float* row = out + y * box.width * layout.pixel;
-    const int64_t source = box.top + y;
-    if (source < 0 || source >= image.height || first == last) {
-      black(row, 0, box.width);
-      continue;
-    }
-    black(row, 0, first);
-    black(row, last, box.width);
-    const uint8_t* from = image.pixels + (source * image.width + box.left + first) * C;
-    for (int64_t x = first; x < last; ++x, from += C) {
-      for (int64_t c = 0; c < C; ++c) row[column(x) + c * layout.channel] = table[c * 256 + from[c]];
-    }
-  }
+// The part of the window that lies in the image, or any pixel where nothing does.
+Box visible(const Box& window, int64_t height, int64_t width) {
+  const int64_t top = std::clamp<int64_t>(window.top, 0, height - 1);
+  const int64_t left = std::clamp<int64_t>(window.left, 0, width - 1);
+  return {top, left, std::clamp<int64_t>(window.top + window.height - top, 1, height - top),
+          std::clamp<int64_t>(window.left + window.width - left, 1, width - left)};
 }
 
-// Shorter side to `shorter`, or nothing to do: then an empty image.
-Image scale(const Image& image, int64_t shorter) {
-  if (shorter < 1 || std::min(image.height, image.width) == shorter) return {};
-  const Box size = scaled_size(image.height, image.width, shorter);
+Box scaled_checked(int64_t height, int64_t width, int64_t shorter) {
+  const Box size = scaled_size(height, width, shorter);
   // A strip of one pixel by a thousand would become an image of a hundred million.
   if (size.height > kMaxPixels / size.width) {
-    throw DecodeError("scale", std::to_string(image.height) + " x " + std::to_string(image.width),
+    throw DecodeError("scale", std::to_string(height) + " x " + std::to_string(width),
                       "too narrow: scaled to " + std::to_string(shorter) + " it has more than " +
                           std::to_string(kMaxPixels) + " pixels");
   }
-  return resize(image, {0, 0, image.height, image.width}, size.height, size.width);
+  return size;
 }
 
 }  // namespace
@@ -69,41 +34,78 @@ Image scale(const Image& image, int64_t shorter) {
 Transform::Transform(const InputOptions& options, Split split)
     : options_(options), split_(split), size_(options.crop(split)) {
   options_.validate();
-  for (int64_t c = 0; c < options_.channels; ++c) {
-    const auto mean = static_cast<float>(options_.mean[static_cast<size_t>(c)]);
-    const auto std = static_cast<float>(options_.std[static_cast<size_t>(c)]);
-    for (int value = 0; value < 256; ++value) {
-      const float unit = static_cast<float>(value) / 255.0f;
-      unit_.push_back(unit);
-      normalised_.push_back((unit - mean) / std);
-    }
-  }
 }
 
-Transform::Window Transform::augment(const Image& image, Random& random) const {
+Plan Transform::plan(int64_t height, int64_t width, const Random& random) const {
   const bool train = split_ == Split::train;
-  Image scaled = scale(image, train ? options_.scale_train : options_.scale_val);
-  const Image& source = scaled.pixels ? scaled : image;
+  Plan plan{{}, {}, {}, false, random};
+  const Box whole = {0, 0, height, width};
+  plan.wanted = {whole, height, width, options_.scaled_decode};
+  const int64_t shorter = train ? options_.scale_train : options_.scale_val;
+  const bool scaled = shorter >= 1 && std::min(height, width) != shorter;
+  if (scaled) {
+    const Box size = scaled_checked(height, width, shorter);
+    plan.wanted.height = height = size.height;
+    plan.wanted.width = width = size.width;
+  }
   const Augmentation kind = train ? options_.augmentation : Augmentation::none;
-
-  Window window{center_box(source.height, source.width, size_)};
+  plan.window = center_box(height, width, size_);
   if (kind == Augmentation::random_resized_crop) {
-    const Box box = random_resized_box(source.height, source.width, random);
-    if (box.height == size_ && box.width == size_) {
-      window.box = box;
-    } else {
-      scaled = resize(source, box, size_, size_);
-      window.box = {0, 0, size_, size_};
+    plan.window = random_resized_box(height, width, plan.random);
+    if (plan.window.height != size_ || plan.window.width != size_) {
+      const Box box = std::exchange(plan.window, {0, 0, size_, size_});
+      if (scaled) {
+        plan.second = box;
+      } else {
+        plan.wanted = {box, size_, size_, options_.scaled_decode};
+      }
     }
   } else if (kind == Augmentation::pad_crop) {
-    window.box = random_padded_box(source.height, source.width, size_, options_.padding, random);
+    plan.window = random_padded_box(height, width, size_, options_.padding, plan.random);
   }
-  window.mirrored = kind != Augmentation::none && random.coin();
-  window.resized = std::move(scaled);
-  return window;
+  plan.mirrored = kind != Augmentation::none && plan.random.coin();
+  if (plan.wanted.box.height == plan.wanted.height && plan.wanted.box.width == plan.wanted.width && !scaled) {
+    const Box seen = visible(plan.window, height, width);
+    plan.wanted = {seen, seen.height, seen.width};
+    plan.window.top -= seen.top;
+    plan.window.left -= seen.left;
+  }
+  return plan;
 }
 
-void Transform::operator()(const Image& image, Random random, bool channels_last, float* out) const {
+ColorChange Transform::color_change(const std::array<double, 3>& mean, Random random) const {
+  ColorChange change{.channels = options_.channels};
+  if (options_.color_jitter_train) color_jitter(change, mean, random);
+  if (options_.lighting_train) lighting(change, random);
+  for (size_t c = 0; c < static_cast<size_t>(options_.channels); ++c) {
+    for (double& factor : change.matrix[c]) factor /= options_.std[c];
+    change.shift[c] = (change.shift[c] - options_.mean[c]) / options_.std[c];
+  }
+  return change;
+}
+
+void Transform::write(const Part& part, const Plan& plan, bool channels_last, float* out) const {
+  Image first, second;
+  Output output{View(part.image, part.box), plan.window, plan.mirrored, channels_last, out};
+  if (part.box.height != plan.wanted.height || part.box.width != plan.wanted.width) {
+    first = resize(part.image, part.box, plan.wanted.height, plan.wanted.width);
+    output.image = View(first, {0, 0, first.height, first.width});
+  }
+  if (plan.second.height > 0) {
+    // Boxes of the first result are those of its view.
+    const Image& source = first.pixels ? first : part.image;
+    second = resize(source, plan.second, size_, size_);
+    output.image = View(second, {0, 0, size_, size_});
+  }
+  if (split_ == Split::val || !(options_.color_jitter_train || options_.lighting_train)) {
+    write_normalised(output, options_.mean, options_.std);
+    return;
+  }
+  const std::array<double, 3> mean = options_.color_jitter_train ? mean_color(output) : std::array<double, 3>{};
+  write_changed(output, color_change(mean, plan.random));
+}
+
+void Transform::operator()(const Image& image, const Random& random, bool channels_last, float* out) const {
   const int64_t channels = options_.channels;
   if (image.channels != channels || image.height < 1 || image.width < 1) {
     throw DataError("transform", "image",
@@ -111,28 +113,9 @@ void Transform::operator()(const Image& image, Random random, bool channels_last
                         std::to_string(image.height) + " x " + std::to_string(image.width) + " x " +
                         std::to_string(image.channels));
   }
-  const Window window = augment(image, random);
-  const Image& source = window.resized.pixels ? window.resized : image;
-  const bool jitter = split_ == Split::train && options_.color_jitter_train;
-  const bool light = split_ == Split::train && options_.lighting_train;
-  const int64_t count = size_ * size_;
-  const Layout layout = channels_last ? Layout{channels, 1} : Layout{1, count};
-  const float* table = (jitter || light ? unit_ : normalised_).data();
-  const auto write = channels == 1 ? write_pixels<1> : write_pixels<3>;
-  write(source, window.box, window.mirrored, table, layout, out);
-  if (!jitter && !light) return;
-
-  const Pixels pixels{out, count, channels, layout.pixel, layout.channel};
-  if (jitter) color_jitter(pixels, random);
-  if (light) lighting(pixels, random);
-  for (int64_t c = 0; c < channels; ++c) {
-    const auto mean = static_cast<float>(options_.mean[static_cast<size_t>(c)]);
-    const auto std = static_cast<float>(options_.std[static_cast<size_t>(c)]);
-    for (int64_t i = 0; i < count; ++i) {
-      float& value = out[i * layout.pixel + c * layout.channel];
-      value = (value - mean) / std;
-    }
-  }
+  const Plan chosen = plan(image.height, image.width, random);
+  Part part{{image.height, image.width, image.channels, image.pixels}, chosen.wanted.box};
+  write(part, chosen, channels_last, out);
 }
 
 }  // namespace iabn::data

@@ -151,6 +151,7 @@ data::InputOptions read_input(ConfigSection section) {
   section.read("channels", input.channels);
   section.read_choice("augmentation", augmentation, {"random_resized_crop", "pad_crop", "flip", "none"});
   section.read("padding", input.padding);
+  section.read("scaled_decode", input.scaled_decode);
   section.read("scale_train", input.scale_train);
   section.read("crop_train", input.crop_train);
   section.read("color_jitter_train", input.color_jitter_train);

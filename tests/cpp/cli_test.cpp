@@ -95,8 +95,15 @@ class Program : public testing::Test {
 };
 
 TEST_F(Program, HelpAndVersionEverywhere) {
-  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {}, {"train"}, {"bench"}, {"bench", "layer"}, {"bench", "network"}, {"convert"}, {"doctor"}}) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{},
+                                                                                       {"train"},
+                                                                                       {"bench"},
+                                                                                       {"bench", "layer"},
+                                                                                       {"bench", "network"},
+                                                                                       {"bench", "loader"},
+                                                                                       {"convert"},
+                                                                                       {"models"},
+                                                                                       {"doctor"}}) {
     std::vector<std::string> arguments = command;
     arguments.push_back("--help");
     EXPECT_EQ(run(arguments), 0);
@@ -109,8 +116,9 @@ TEST_F(Program, HelpAndVersionEverywhere) {
 
 TEST_F(Program, AWrongCommandLineIsExitCodeTwo) {
   EXPECT_EQ(run({"trian"}), 2);
-  EXPECT_THAT(stderr_text(),
-              HasSubstr("unknown command \"trian\" (did you mean \"train\"?); commands: train, bench, convert, doctor"));
+  EXPECT_THAT(
+      stderr_text(),
+      HasSubstr("unknown command \"trian\" (did you mean \"train\"?); commands: train, bench, convert, doctor"));
   EXPECT_EQ(run({"train"}), 2);
   EXPECT_THAT(stderr_text(), AllOf(HasSubstr("CONFIG is required"), HasSubstr("see iabn train --help")));
   EXPECT_EQ(run({"bench", "layer", "--shapes", "32xx5"}), 2);
@@ -144,8 +152,7 @@ TEST_F(Program, InterruptionSavesAndTheResumedRunIsTheSame) {
                                      HasSubstr(" --device cpu --threads 1")));
     ASSERT_EQ(run(train(log_dir, {"--resume", log_dir + "/checkpoint.pth.tar"})), 0) << stderr_text();
     EXPECT_THAT(stdout_text(), HasSubstr("continuing after epoch "));
-    test::expect_same_snapshot(path("straight") + "/checkpoint.pth.tar",
-                               log_dir + "/checkpoint.pth.tar");
+    test::expect_same_snapshot(path("straight") + "/checkpoint.pth.tar", log_dir + "/checkpoint.pth.tar");
     EXPECT_EQ(test::log_without_seconds(path("straight")), test::log_without_seconds(log_dir));
   }
 }
@@ -191,6 +198,23 @@ TEST_F(Program, BenchLayerWritesRowsOfTheAgreedColumns) {
   int count = 0;
   for (; std::getline(rows, line); ++count) EXPECT_EQ(std::count(line.begin(), line.end(), ','), 15) << line;
   EXPECT_EQ(count, 4 * 2 * (3 * 3 + 2));  // dtype x layout, variants, passes x metrics, two of memory
+}
+
+TEST_F(Program, BenchLoaderWritesRowsForEveryNumberOfWorkers) {
+  ASSERT_EQ(run({"bench", "loader", data_, "--workers", "0,2", "--crop", "8", "--batch-size", "64", "--rounds", "2",
+                 "--jitter", "--channels-last", "--csv", path("rows.csv")}),
+            0)
+      << stderr_text();
+  EXPECT_THAT(stdout_text(), AllOf(HasSubstr("3200 images"), HasSubstr("0 workers: "), HasSubstr("2 workers: ")));
+  const std::string rows = test::read_file(path("rows.csv"));
+  for (const char* row : {"speed", "cpu"}) {
+    const std::string start = "loader,iabn,64x3x8x8,float32,channels_last,crop_flip_jitter_lighting,";
+    EXPECT_THAT(rows, HasSubstr(start + row)) << row;
+  }
+  EXPECT_THAT(rows, AllOf(HasSubstr("(0 workers)"), HasSubstr("(2 workers)")));
+  EXPECT_EQ(std::count(rows.begin(), rows.end(), '\n'), 5);
+  EXPECT_EQ(run({"bench", "loader", path("nothing")}), 1);
+  EXPECT_THAT(stderr_text(), HasSubstr(path("nothing") + ": expected a folder, got none"));
 }
 
 TEST_F(Program, BenchLayerMeasuresTheShapesOfATableOnceAndWeighsThemByCount) {

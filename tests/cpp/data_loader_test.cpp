@@ -312,17 +312,6 @@ TEST(Loader, MayBeStoppedAndRestartedAtAnyTime) {
   }
 }
 
-TEST(Loader, BatchesOutliveTheLoader) {
-  const auto data = std::make_shared<Numbers>(8);
-  std::optional<Batch> batch;
-  {
-    Loader loader(data, small_input(), Split::val, LoaderOptions::for_validation(8, 2));
-    loader.start_epoch(0);
-    batch = loader.next();
-  }
-  EXPECT_NEAR(batch->images[5][0][0][0].item<float>() * 255, 5, 1e-3);
-}
-
 TEST(Loader, PreparesNoMoreThanPrefetchBatchesAhead) {
   const auto data = std::make_shared<Numbers>(1000);
   LoaderOptions options = LoaderOptions::for_validation(10, 2);

@@ -9,12 +9,14 @@
 
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
 #include <thread>
 
 #include "iabn/data/error.h"
+#include "iabn/data/random.h"
 
 namespace iabn::data::test {
 
@@ -51,6 +53,13 @@ Image gradient(int64_t height, int64_t width, int64_t channels) {
   return image;
 }
 
+Image noise(int64_t height, int64_t width, int64_t channels, uint64_t seed) {
+  Image image = make_image(height, width, channels);
+  Random random(seed, 0, 0);
+  for (int64_t i = 0; i < image.bytes(); ++i) image.owned[i] = static_cast<uint8_t>(random.below(256));
+  return image;
+}
+
 Image constant(int64_t height, int64_t width, int64_t channels, uint8_t value) {
   Image image = make_image(height, width, channels);
   std::memset(image.owned.get(), value, static_cast<size_t>(image.bytes()));
@@ -71,6 +80,11 @@ Bytes encode_jpeg(const Image& image, const JpegOptions& options) {
   info.in_color_space = image.channels == 1 ? JCS_GRAYSCALE : image.channels == 3 ? JCS_RGB : JCS_CMYK;
   jpeg_set_defaults(&info);
   jpeg_set_quality(&info, options.quality, TRUE);
+  if (image.channels == 3) {
+    info.comp_info[0].h_samp_factor = options.h_samples;
+    info.comp_info[0].v_samp_factor = options.v_samples;
+  }
+  info.restart_in_rows = static_cast<int>(options.restart_rows);
   if (options.progressive) jpeg_simple_progression(&info);
   jpeg_start_compress(&info, TRUE);
   if (options.exif_orientation != 0) {
@@ -187,6 +201,18 @@ InputOptions small_input() {
   options.padding = 1;
   options.augmentation = Augmentation::pad_crop;
   return options;
+}
+
+std::vector<float> run(const Transform& transform, const Image& image, uint64_t seed, bool channels_last) {
+  std::vector<float> out(static_cast<size_t>(transform.channels() * transform.size() * transform.size()), -1e9f);
+  transform(image, Random(seed, 0, 0), channels_last, out.data());
+  return out;
+}
+
+std::vector<int> run_bytes(const Transform& transform, const Image& image, uint64_t seed) {
+  std::vector<int> bytes;
+  for (const float value : run(transform, image, seed)) bytes.push_back(static_cast<int>(std::lround(value * 255)));
+  return bytes;
 }
 
 Image Numbers::image(int64_t index) const {

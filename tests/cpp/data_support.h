@@ -14,6 +14,7 @@
 #include "iabn/data/dataset.h"
 #include "iabn/data/image.h"
 #include "iabn/data/options.h"
+#include "iabn/data/transform.h"
 
 namespace iabn::data::test {
 
@@ -39,6 +40,9 @@ void write_file(const std::filesystem::path& path, const Bytes& bytes);
 /// Smooth, no two channels alike: JPEG keeps it within a few units. Pixel (y, x) differs from its neighbours.
 Image gradient(int64_t height, int64_t width, int64_t channels);
 
+/// Random bytes: every pixel matters.
+Image noise(int64_t height, int64_t width, int64_t channels, uint64_t seed);
+
 /// Every pixel this value.
 Image constant(int64_t height, int64_t width, int64_t channels, uint8_t value);
 
@@ -46,6 +50,9 @@ struct JpegOptions {
   bool progressive = false;
   int quality = 95;
   int exif_orientation = 0;  // 0 = no EXIF segment
+  int h_samples = 2;         // luma samples per chroma sample, of RGB images
+  int v_samples = 2;
+  unsigned restart_rows = 0;  // rows of blocks between restart markers, 0 = none
 };
 
 /// channels 1 grey, 3 RGB, 4 CMYK as Adobe writes it (inverted: 255 is no ink).
@@ -75,6 +82,12 @@ InputOptions plain_input(int64_t channels);
 
 /// plain_input(1) for images of 6 x 6: no scaling, crops of 6, pad_crop by 1.
 InputOptions small_input();
+
+/// The transform of a whole image; draws from Random(seed, 0, 0).
+std::vector<float> run(const Transform& transform, const Image& image, uint64_t seed, bool channels_last = true);
+
+/// The same, times 255 and rounded: with plain_input() the image's bytes.
+std::vector<int> run_bytes(const Transform& transform, const Image& image, uint64_t seed);
 
 /// Images of 6 x 7 x 1 made in memory: the first pixel is the index, label index % 7. May fail or take its time.
 class Numbers final : public Dataset {

@@ -1,4 +1,4 @@
-// Crops, resizing, normalisation and colours against independent arithmetic.
+// Crops, resizing and normalisation against independent arithmetic.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,6 @@
 #include <map>
 
 #include "data_support.h"
-#include "iabn/data/color.h"
 #include "iabn/data/error.h"
 #include "iabn/data/geometry.h"
 #include "iabn/data/resize.h"
@@ -16,18 +15,6 @@
 
 namespace iabn::data::test {
 namespace {
-
-std::vector<float> run(const Transform& transform, const Image& image, uint64_t seed, bool channels_last = true) {
-  std::vector<float> out(static_cast<size_t>(transform.channels() * transform.size() * transform.size()), -1e9f);
-  transform(image, Random(seed, 0, 0), channels_last, out.data());
-  return out;
-}
-
-std::vector<int> run_bytes(const Transform& transform, const Image& image, uint64_t seed) {
-  std::vector<int> bytes;
-  for (const float value : run(transform, image, seed)) bytes.push_back(static_cast<int>(std::lround(value * 255)));
-  return bytes;
-}
 
 // Every pixel of up to 15 x 16 has its own value, from 1: black means outside.
 Image numbered(int64_t height, int64_t width) {
@@ -249,81 +236,6 @@ TEST(Transform, RefusesAnImageOfOtherChannelsOrTooNarrowToScale) {
   options.scale_val = 16384;
   EXPECT_THAT([&] { run(Transform(options, Split::val), constant(1, 20, 3, 0), 0); },
               testing::ThrowsMessage<DecodeError>(testing::HasSubstr("1 x 20: too narrow")));
-}
-
-TEST(Color, ColoursOfATransformAreAppliedBeforeNormalising) {
-  InputOptions options = plain_input(3);
-  options.augmentation = Augmentation::none;
-  options.crop_train = 8;
-  options.color_jitter_train = true;
-  options.lighting_train = true;
-  const std::vector<float> unit = run(Transform(options, Split::train), gradient(8, 8, 3), 5);
-  options.mean = {0.1, 0.2, 0.3};
-  options.std = {0.5, 0.6, 0.7};
-  const std::vector<float> got = run(Transform(options, Split::train), gradient(8, 8, 3), 5);
-  const std::vector<float> planes = run(Transform(options, Split::train), gradient(8, 8, 3), 5, false);
-  for (size_t i = 0; i < got.size(); ++i) {
-    EXPECT_NEAR(got[i], (unit[i] - options.mean[i % 3]) / options.std[i % 3], 1e-5);
-    EXPECT_NEAR(planes[i % 3 * 64 + i / 3], got[i], 1e-5);
-  }
-}
-
-// All three operations keep grey an affine function of grey, and scale differences of channels.
-TEST(Color, JitterScalesGreyAndSaturationWithinItsRange) {
-  const auto grey = [](const float* p) { return 0.299 * p[0] + 0.587 * p[1] + 0.114 * p[2]; };
-  double least_saturation = 2;
-  double most_saturation = 0;
-  for (uint64_t seed = 0; seed < 2000; ++seed) {
-    std::vector<float> before = {0.9f, 0.2f, 0.4f, 0.1f, 0.3f, 0.2f, 0.5f, 0.5f, 0.8f};
-    std::vector<float> after = before;
-    Random random(seed, 0, 0);
-    color_jitter({after.data(), 3, 3, 3, 1}, random);
-    const double slope = (grey(&after[0]) - grey(&after[3])) / (grey(&before[0]) - grey(&before[3]));
-    const double other = (grey(&after[0]) - grey(&after[6])) / (grey(&before[0]) - grey(&before[6]));
-    EXPECT_NEAR(slope, other, 1e-4);
-    EXPECT_GE(slope, 0.36 - 1e-4);
-    EXPECT_LE(slope, 1.96 + 1e-4);
-    const double saturation = (after[0] - after[1]) / (before[0] - before[1]) / slope;
-    EXPECT_GE(saturation, 0.6 - 1e-4);
-    EXPECT_LE(saturation, 1.4 + 1e-4);
-    least_saturation = std::min(least_saturation, saturation);
-    most_saturation = std::max(most_saturation, saturation);
-  }
-  EXPECT_NEAR(least_saturation, 0.6, 0.01);
-  EXPECT_NEAR(most_saturation, 1.4, 0.01);
-}
-
-TEST(Color, JitterOfOneGreyChannelKeepsAConstantImageConstant) {
-  std::vector<float> values(9, 0.5f);
-  Random random(8, 0, 0);
-  color_jitter({values.data(), 9, 1, 1, 9}, random);
-  for (const float value : values) {
-    EXPECT_EQ(value, values[0]);
-    EXPECT_GE(value, 0.3f - 1e-6f);
-    EXPECT_LE(value, 0.7f + 1e-6f);
-  }
-}
-
-TEST(Color, LightingShiftsAlongThePrincipalColoursOfImageNet) {
-  const double eigenvalues[3] = {0.2175, 0.0188, 0.0045};
-  const double vectors[3][3] = {{-0.5675, -0.5808, -0.5836}, {0.7192, -0.0045, -0.6948}, {0.4009, -0.8140, 0.4203}};
-  constexpr int kDraws = 4000;
-  double squares[3] = {};
-  for (uint64_t seed = 0; seed < kDraws; ++seed) {
-    std::vector<float> values = {0.1f, 0.1f, 0.1f, 0.7f, 0.7f, 0.7f};
-    Random random(seed, 0, 0);
-    lighting({values.data(), 2, 3, 3, 1}, random);
-    for (int k = 0; k < 3; ++k) {
-      double along = 0;
-      for (int c = 0; c < 3; ++c) {
-        EXPECT_NEAR(values[c] - 0.1, values[3 + c] - 0.7, 1e-6);
-        along += (values[c] - 0.1) * vectors[k][c];
-      }
-      squares[k] += along * along;
-    }
-  }
-  // The variance of a sample of 4000 is within 2.2 % of the true one, one deviation.
-  for (int k = 0; k < 3; ++k) EXPECT_NEAR(std::sqrt(squares[k] / kDraws) / (0.1 * eigenvalues[k]), 1.0, 0.06);
 }
 
 }  // namespace

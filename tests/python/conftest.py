@@ -1,6 +1,7 @@
 """Tests of the installed package: build and install the wheel first (make wheel)."""
 
 import os
+from pathlib import Path
 
 import built
 import pytest
@@ -31,3 +32,18 @@ def relative_error(got, want):
 @pytest.fixture(scope="session")
 def built_program():
     return built.program
+
+
+@pytest.fixture(scope="session")
+def shared_file():
+    """Path of a file that is not in the repository, from ../shared/data; skips without it, or fails with
+    IABN_REQUIRE_SHARED=1."""
+
+    def find(name):
+        path = Path(__file__).resolve().parents[3] / "shared" / "data" / name
+        if not path.is_file():
+            text = f"{name} is not in {path.parent}"
+            pytest.fail(text) if os.environ.get("IABN_REQUIRE_SHARED") == "1" else pytest.skip(text)
+        return path
+
+    return find

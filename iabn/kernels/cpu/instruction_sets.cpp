@@ -1,5 +1,4 @@
-// The choice of the instruction set. Each test below must name exactly the features that Highway compiles that target
-// with (HWY_TARGET_STR_* in hwy/ops/set_macros-inl.h): one too few is an illegal instruction on some machine.
+// The choice of the instruction set.
 
 #include "iabn/kernels/cpu/instruction_sets.h"
 
@@ -7,26 +6,6 @@
 
 namespace iabn::kernels::cpu {
 namespace {
-
-bool processor_has(InstructionSet set) {
-  if (set == InstructionSet::kBaseline) return true;
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-  // These read the operating system's saved-state mask as well: AVX-512 is reported only where it is switched on.
-  __builtin_cpu_init();
-  const bool sse4 = __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") &&
-                    __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul") &&
-                    __builtin_cpu_supports("aes");
-  if (set == InstructionSet::kSSE4) return sse4;
-  const bool avx2 = sse4 && __builtin_cpu_supports("avx") && __builtin_cpu_supports("avx2") &&
-                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-  if (set == InstructionSet::kAVX2) return avx2;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-#else
-  return false;
-#endif
-}
 
 std::vector<PrimitiveTable> make_tables() {
   struct Candidate {

@@ -5,15 +5,11 @@
 // Every file *_kernels.cpp is compiled once per instruction set through Highway's foreach_target.h. What it exports
 // are tables of plain function pointers (`Primitives`) over a piece of a tensor that one thread works on; everything
 // above (partition, threads, merging) is ordinary code in forward.cpp and backward.cpp.
-// Highway is used header-only: its own dispatch would need libhwy.so, so instruction_sets.cpp asks the processor.
-
-// Left out because they bring nothing here and double compile time (SSSE3, AVX3_DL), or because their vectors cannot be
-// members of a struct (SVE, RVV). Must come before any Highway header.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 
 #include <cstdint>
 #include <vector>
 
+#include "iabn/kernels/cpu/processor.h"
 #include "iabn/kernels/kernels.h"
 #include "iabn/kernels/welford.h"
 
@@ -69,8 +65,6 @@ struct Primitives {
   void (*tile_backward)(const T* z, const T* d_z, T* d_x, const Tile&, const A* beta, const A* a, const A* b,
                         const A* c, BackwardForm, const Spec&);
 };
-
-enum class InstructionSet { kBaseline, kSSE4, kAVX2, kAVX512 };
 
 /// The primitives of one instruction set for every storage type.
 struct PrimitiveTable {
