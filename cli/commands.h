@@ -19,6 +19,7 @@ inline constexpr int kError = 1;  // anything that went wrong while working
 inline constexpr int kUsage = 2;  // the command line or the configuration is wrong
 
 void add_train(CLI::App& app, Run& run);
+void add_validate(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_convert(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);

@@ -51,6 +51,7 @@ int run_program(int argc, char** argv) {
   app.require_subcommand(1);
   Run run;
   add_train(app, run);
+  add_validate(app, run);
   add_bench(app, run);
   add_convert(app, run);
   add_doctor(app, run);

@@ -106,7 +106,9 @@ struct Loader::State {
   bool try_image(Pending& pending, int64_t slot, int64_t index, Random random);
   void leave_out_bad(Pending& pending) const;
 
-  int64_t image_numbers() const { return transform.channels() * transform.size() * transform.size(); }
+  int64_t image_numbers() const {
+    return transform.crops() * transform.channels() * transform.size() * transform.size();
+  }
 
   const std::shared_ptr<const Dataset> dataset;
   const Transform transform;
@@ -174,7 +176,8 @@ void Loader::State::submit_next() {
   const int64_t count = std::min(options.batch_size, static_cast<int64_t>(order.size()) - first);
 
   auto p = std::make_shared<Pending>();
-  const std::array<int64_t, 4> sizes = {count, transform.channels(), transform.size(), transform.size()};
+  const std::array<int64_t, 4> sizes = {count * transform.crops(), transform.channels(), transform.size(),
+                                        transform.size()};
   const auto format = options.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   const auto pinned = at::TensorOptions().pinned_memory(options.pinned);
   // PyTorch's allocator of pinned memory keeps what it gets back by itself.
@@ -211,7 +214,7 @@ void Loader::State::leave_out_bad(Pending& p) const {
     p.batch.indices[static_cast<size_t>(to)] = p.batch.indices[from];
     ++to;
   }
-  p.batch.images = p.batch.images.narrow(0, 0, good);
+  p.batch.images = p.batch.images.narrow(0, 0, good * transform.crops());
   p.batch.labels = p.batch.labels.narrow(0, 0, good);
   p.batch.indices.resize(static_cast<size_t>(good));
 }

@@ -34,8 +34,8 @@ struct LoaderOptions {
 };
 
 struct Batch {
-  at::Tensor images;             ///< float32 [B, C, S, S], normalised; S = InputOptions::crop
-  at::Tensor labels;             ///< int64 [B]
+  at::Tensor images;  ///< float32 [B, C, S, S], normalised; S = InputOptions::crop; B * 10 with ten_crops_val
+  at::Tensor labels;  ///< int64 [B]
   std::vector<int64_t> indices;  ///< [B], of the dataset
   int64_t number = 0;            ///< within the epoch, from 0
 };

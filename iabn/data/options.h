@@ -38,6 +38,7 @@ struct InputOptions {
   bool lighting_train = false;      ///< noise along the principal colours of ImageNet, deviation 0.1; needs 3 channels
   int64_t scale_val = 256;          ///< length of the shorter side; -1 = as it is
   int64_t crop_val = 224;           ///< side of the centre crop; a smaller image is padded with black
+  bool ten_crops_val = false;       ///< not a key: corners and centre, then mirrored, in place of the centre crop
   std::vector<double> mean = {0.485, 0.456, 0.406};  ///< one per channel, of values in [0, 1]
   std::vector<double> std = {0.229, 0.224, 0.225};   ///< one per channel
 

@@ -64,7 +64,8 @@ Plan Transform::plan(int64_t height, int64_t width, const Random& random) const 
     plan.window = random_padded_box(height, width, size_, options_.padding, plan.random);
   }
   plan.mirrored = kind != Augmentation::none && plan.random.coin();
-  if (plan.wanted.box.height == plan.wanted.height && plan.wanted.box.width == plan.wanted.width && !scaled) {
+  if (plan.wanted.box.height == plan.wanted.height && plan.wanted.box.width == plan.wanted.width && !scaled &&
+      crops() == 1) {
     const Box seen = visible(plan.window, height, width);
     plan.wanted = {seen, seen.height, seen.width};
     plan.window.top -= seen.top;
@@ -97,12 +98,34 @@ void Transform::write(const Part& part, const Plan& plan, bool channels_last, fl
     second = resize(source, plan.second, size_, size_);
     output.image = View(second, {0, 0, size_, size_});
   }
+  if (crops() > 1) return write_ten(output);
   if (split_ == Split::val || !(options_.color_jitter_train || options_.lighting_train)) {
     write_normalised(output, options_.mean, options_.std);
     return;
   }
   const std::array<double, 3> mean = options_.color_jitter_train ? mean_color(output) : std::array<double, 3>{};
   write_changed(output, color_change(mean, plan.random));
+}
+
+void Transform::write_ten(Output output) const {
+  const int64_t height = output.image.height, width = output.image.width;
+  const Box centre = center_box(height, width, size_);
+  // An image smaller than the crop has its black border where the centre crop has it.
+  const int64_t bottom = std::max(height - size_, centre.top), top = std::min<int64_t>(0, centre.top);
+  const int64_t right = std::max(width - size_, centre.left), left = std::min<int64_t>(0, centre.left);
+  const std::array<Box, 5> windows = {{{top, left, size_, size_},
+                                       {top, right, size_, size_},
+                                       {bottom, left, size_, size_},
+                                       {bottom, right, size_, size_},
+                                       centre}};
+  for (const bool mirrored : {false, true}) {
+    for (const Box& window : windows) {
+      output.window = window;
+      output.mirrored = mirrored;
+      write_normalised(output, options_.mean, options_.std);
+      output.out += channels() * size_ * size_;
+    }
+  }
 }
 
 void Transform::operator()(const Image& image, const Random& random, bool channels_last, float* out) const {

@@ -10,6 +10,7 @@
 #include "iabn/data/geometry.h"
 #include "iabn/data/image.h"
 #include "iabn/data/options.h"
+#include "iabn/data/output.h"
 #include "iabn/data/random.h"
 
 namespace iabn::data {
@@ -35,8 +36,8 @@ class Transform {
   /// For an image of height x width, at least one pixel. Throws DecodeError where it is too narrow to be scaled.
   Plan plan(int64_t height, int64_t width, const Random& random) const;
 
-  /// Writes float32 [S, S, C] (channels_last) or [C, S, S] to `out`, S = size(). `part` is what plan.wanted asked for
-  /// and must have channels() channels.
+  /// Writes float32 [S, S, C] (channels_last) or [C, S, S] to `out`, S = size(), crops() of them one behind the other.
+  /// `part` is what plan.wanted asked for and must have channels() channels.
   void write(const Part& part, const Plan& plan, bool channels_last, float* out) const;
 
   /// Both for a whole image.
@@ -44,8 +45,12 @@ class Transform {
 
   int64_t size() const { return size_; }
   int64_t channels() const { return options_.channels; }
+  /// Outputs per image: 10 with ten_crops_val (top left, top right, bottom left, bottom right, centre; the same
+  /// mirrored), else 1.
+  int64_t crops() const { return split_ == Split::val && options_.ten_crops_val ? 10 : 1; }
 
  private:
+  void write_ten(Output output) const;
   ColorChange color_change(const std::array<double, 3>& mean, Random random) const;
 
   InputOptions options_;

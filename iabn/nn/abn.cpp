@@ -5,21 +5,20 @@
 
 #include <ostream>
 
+#include "iabn/nn/sync.h"
+
 namespace iabn::nn {
 
 namespace {
 
 using torch::Tensor;
 
-/// Of one forward pass, following torch::nn::BatchNorm: without running statistics evaluation uses the batch's.
-bool uses_batch_statistics(const NormActImpl& layer) { return layer.is_training() || !layer.running_mean.defined(); }
-
-/// Module::to(dtype) of the C++ API also casts integer buffers; a counter stays one.
-void keep_counter_integer(Tensor& counter) {
-  if (counter.defined() && counter.scalar_type() != torch::kLong) counter.set_data(counter.to(torch::kLong));
-}
-
 }  // namespace
+
+void NormActImpl::keep_counter_integer() {
+  if (!num_batches_tracked.defined() || num_batches_tracked.scalar_type() == torch::kLong) return;
+  num_batches_tracked.set_data(num_batches_tracked.to(torch::kLong));
+}
 
 NormActImpl::NormActImpl(ABNOptions options_) : options(std::move(options_)) {
   TORCH_CHECK_VALUE(options.num_features() > 0, "num_features must be positive, got ", options.num_features());
@@ -96,14 +95,14 @@ ABNImpl::ABNImpl(ABNOptions options_) : NormActImpl(std::move(options_)) {
 }
 
 Tensor ABNImpl::forward(Tensor x) {
-  const bool batch_statistics = uses_batch_statistics(*this);
+  const bool batch_statistics = uses_batch_statistics();
   TORCH_CHECK(x.dim() >= 2, "ABN: x must have shape [N, C, ...] with at least 2 dimensions, got ", x.sizes());
   TORCH_CHECK(!batch_statistics || x.numel() > x.size(1),
               "ABN: training needs more than 1 value per channel (x has shape ", x.sizes(),
               "): use a larger batch, or evaluation mode");
   double factor = options.momentum().value_or(0.0);
   if (is_training() && running_mean.defined()) {
-    keep_counter_integer(num_batches_tracked);
+    keep_counter_integer();
     num_batches_tracked.add_(1);
     // A cumulative average has to know the count on the host, as in torch::nn::BatchNorm.
     if (!options.momentum()) factor = 1.0 / num_batches_tracked.item<double>();
@@ -131,8 +130,8 @@ std::shared_ptr<NormActImpl> ABNImpl::make(const ABNOptions& options_) const {
 InPlaceABNImpl::InPlaceABNImpl(ABNOptions options_) : NormActImpl(std::move(options_)) {}
 
 Tensor InPlaceABNImpl::forward(Tensor x) {
-  keep_counter_integer(num_batches_tracked);
-  const InPlaceABNFuncOptions function{uses_batch_statistics(*this), options.momentum(), options.eps(),
+  keep_counter_integer();
+  const InPlaceABNFuncOptions function{uses_batch_statistics(), options.momentum(), options.eps(),
                                        parse_activation(options.activation(), options.activation_param()),
                                        options.gamma()};
   return inplace_abn(std::move(x), weight, bias, running_mean, running_var, num_batches_tracked, function);
@@ -145,7 +144,8 @@ std::shared_ptr<NormActImpl> InPlaceABNImpl::make(const ABNOptions& options_) co
 std::shared_ptr<NormActImpl> make_norm_act(const std::string& mode, const ABNOptions& options) {
   if (mode == "standard") return std::make_shared<ABNImpl>(options);
   if (mode == "inplace") return std::make_shared<InPlaceABNImpl>(options);
-  TORCH_CHECK_VALUE(false, "norm mode must be \"standard\" or \"inplace\", got \"", mode, "\"");
+  if (mode == "sync") return std::make_shared<InPlaceABNSyncImpl>(options);
+  TORCH_CHECK_VALUE(false, "norm mode must be \"standard\", \"inplace\" or \"sync\", got \"", mode, "\"");
 }
 
 }  // namespace iabn::nn

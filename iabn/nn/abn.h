@@ -50,6 +50,10 @@ class NormActImpl : public torch::nn::Module {
  protected:
   virtual std::shared_ptr<NormActImpl> make(const ABNOptions& options) const = 0;
   virtual const char* class_name() const = 0;
+  /// Of one forward pass, following torch::nn::BatchNorm: without running statistics evaluation uses the batch's.
+  bool uses_batch_statistics() const { return is_training() || !running_mean.defined(); }
+  /// Module::to(dtype) of the C++ API also casts integer buffers; a counter stays one.
+  void keep_counter_integer();
 };
 
 /// BatchNorm followed by the activation, out of place: x stays usable and backward keeps x and z.
@@ -76,7 +80,7 @@ class InPlaceABNImpl : public NormActImpl {
 };
 TORCH_MODULE(InPlaceABN);
 
-/// The layer of a network's norm mode: "standard" (ABN) or "inplace" (InPlaceABN).
+/// The layer of a network's norm mode: "standard" (ABN), "inplace" (InPlaceABN) or "sync" (InPlaceABNSync, sync.h).
 std::shared_ptr<NormActImpl> make_norm_act(const std::string& mode, const ABNOptions& options);
 
 }  // namespace iabn::nn

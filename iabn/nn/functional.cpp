@@ -1,12 +1,10 @@
 #include "iabn/nn/functional.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
-#include <c10/core/InferenceMode.h>
-#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "iabn/nn/ops.h"
+#include "iabn/nn/overwrite.h"
 
 namespace iabn::nn {
 
@@ -15,10 +13,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-std::optional<Tensor> optional(const Tensor& tensor) {
-  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
-}
 
 /// Running statistics: tensors, but no inputs of the autograd node.
 struct Running {
@@ -46,9 +40,7 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
       var = running.var.clone();
     }
     ctx->mark_dirty({x});
-    // A view's node would be kept alive by its own saved output: save the memory (and version counter) without history.
-    ctx->save_for_backward(
-        {x.is_view() ? x.tensor_data() : x, var, weight.value_or(Tensor()), bias.value_or(Tensor())});
+    ctx->save_for_backward({saved_output(x), var, weight.value_or(Tensor()), bias.value_or(Tensor())});
     ctx->saved_data["training"] = options.training;
     ctx->saved_data["eps"] = options.eps;
     ctx->saved_data["activation"] = activation;
@@ -58,9 +50,7 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list d_outputs) {
-    TORCH_CHECK(!at::GradMode::is_enabled(),
-                "inplace_abn: double backward is not supported: call backward without create_graph=True, or use ABN "
-                "(BatchNorm, then the activation, not in place)");
+    TORCH_CHECK(!at::GradMode::is_enabled(), kNoDoubleBackward);
     const variable_list saved = ctx->get_saved_variables();
     const Tensor &z = saved[0], &var = saved[1], &weight = saved[2], &bias = saved[3];
     // Edges are numbered over the defined inputs only.
@@ -79,15 +69,6 @@ class InPlaceABNFunction : public torch::autograd::Function<InPlaceABNFunction> 
     return gradients;
   }
 };
-
-bool needs_grad(const Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
-
-/// Everything that would make PyTorch refuse the overwrite, before anything is written.
-void check_overwrite(const Tensor& x, bool gradients) {
-  torch::autograd::check_inplace(x, gradients);
-  TORCH_CHECK(!x.is_inference() || c10::InferenceMode::is_enabled(),
-              "inplace_abn: x is an inference tensor and may not be overwritten outside InferenceMode: pass x.clone()");
-}
 
 /// Frozen statistics need no inverse for relu (or slope 0): d_y vanishes wherever z says nothing about y. Any other
 /// activation that is not invertible would give wrong gradients.
@@ -126,7 +107,7 @@ std::string activation_name(Activation activation) {
 Tensor inplace_abn(Tensor x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                    const Tensor& running_var, const Tensor& num_batches_tracked, const InPlaceABNFuncOptions& options) {
   TORCH_CHECK(x.defined(), "inplace_abn: x is undefined: pass a tensor of shape [N, C, ...]");
-  const bool gradients = at::GradMode::is_enabled() && (needs_grad(x) || needs_grad(weight) || needs_grad(bias));
+  const bool gradients = wants_gradients(x, weight, bias);
   check_overwrite(x, gradients);
   if (!options.training) {
     TORCH_CHECK(running_mean.defined() && running_var.defined(),

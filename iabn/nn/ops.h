@@ -33,6 +33,23 @@ inline std::tuple<Tensor, Tensor> abn_forward_(const Tensor& x, const OptionalTe
                      activation_param, gamma);
 }
 
+/// [3, C]: count, mean, M2.
+inline Tensor abn_statistics(const Tensor& x) {
+  static const auto handle = find<Tensor(const Tensor&)>("iabn::abn_statistics");
+  return handle.call(x);
+}
+
+/// gathered: [3*W, C]. Returns mean, var [C] and count [].
+inline std::tuple<Tensor, Tensor, Tensor> abn_merge(const Tensor& gathered, const OptionalTensor& running_mean,
+                                                    const OptionalTensor& running_var,
+                                                    const OptionalTensor& num_batches_tracked,
+                                                    std::optional<double> momentum) {
+  using Signature = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                                       const OptionalTensor&, std::optional<double>);
+  static const auto handle = find<Signature>("iabn::abn_merge");
+  return handle.call(gathered, running_mean, running_var, num_batches_tracked, momentum);
+}
+
 inline void abn_apply_(const Tensor& x, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
                        const OptionalTensor& bias, double eps, int64_t activation, double activation_param,
                        int64_t gamma) {
@@ -53,6 +70,32 @@ inline std::tuple<Tensor, Tensor, Tensor> abn_backward(const Tensor& z, const Te
   static const auto handle = find<Signature>("iabn::abn_backward");
   return handle.call(z, d_z, var, weight, bias, training, eps, activation, activation_param, gamma, needs_d_x,
                      needs_d_parameters);
+}
+
+/// [4, C]: A0, A1, B1, B2.
+inline Tensor abn_backward_reduce(const Tensor& z, const Tensor& d_z, const OptionalTensor& bias, int64_t activation,
+                                  double activation_param) {
+  static const auto handle =
+      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, int64_t, double)>("iabn::abn_backward_reduce");
+  return handle.call(z, d_z, bias, activation, activation_param);
+}
+
+inline Tensor abn_backward_apply(const Tensor& z, const Tensor& d_z, const Tensor& sums, const Tensor& count,
+                                 const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
+                                 double eps, int64_t activation, double activation_param, int64_t gamma) {
+  using Signature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                           const OptionalTensor&, const OptionalTensor&, double, int64_t, double, int64_t);
+  static const auto handle = find<Signature>("iabn::abn_backward_apply");
+  return handle.call(z, d_z, sums, count, var, weight, bias, eps, activation, activation_param, gamma);
+}
+
+inline std::tuple<Tensor, Tensor> abn_backward_parameters(const Tensor& local_sums, const Tensor& sums,
+                                                          const Tensor& count, const OptionalTensor& weight, double eps,
+                                                          int64_t gamma) {
+  using Signature =
+      std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, double, int64_t);
+  static const auto handle = find<Signature>("iabn::abn_backward_parameters");
+  return handle.call(local_sums, sums, count, weight, eps, gamma);
 }
 
 }  // namespace iabn::nn::ops

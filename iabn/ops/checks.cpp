@@ -154,6 +154,32 @@ void check_counter(const char* op, const OptionalTensor& counter, const Tensor& 
   check_same_device(op, "num_batches_tracked", *counter, x);
 }
 
+void check_running(const char* op, const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                   const OptionalTensor& num_batches_tracked, std::optional<double> momentum, const Tensor& x) {
+  check_channels(op, "running_mean", running_mean, x);
+  check_channels(op, "running_var", running_var, x);
+  check_counter(op, num_batches_tracked, x);
+  if (running_mean.has_value() != running_var.has_value()) {
+    fail(op, "running_mean and running_var must be given together, or neither");
+  }
+  if (momentum && !(*momentum >= 0 && *momentum <= 1)) {
+    fail(op, "momentum must be between 0 and 1, or None for a cumulative average, got ", *momentum);
+  }
+  if (!momentum && running_mean && !num_batches_tracked) {
+    fail(op, "momentum None (cumulative average) needs num_batches_tracked");
+  }
+}
+
+void check_gathered(const char* op, const Tensor& gathered) {
+  const ScalarType dtype = gathered.scalar_type();
+  if (gathered.dim() == 2 && gathered.size(0) > 0 && gathered.size(0) % 3 == 0 && gathered.size(1) > 0 &&
+      gathered.is_contiguous() && (dtype == ScalarType::Float || dtype == ScalarType::Double)) {
+    return;
+  }
+  fail(op, "gathered must be contiguous float32 or float64 of shape [3*processes, C], got ", dtype_string(dtype),
+       " of shape ", shape_string(gathered));
+}
+
 void check_sums(const char* op, const char* name, const Tensor& sums, int64_t channels, ScalarType dtype,
                 const Tensor& x) {
   if (sums.dim() == 2 && sums.size(0) == 4 && sums.size(1) == channels && sums.is_contiguous() &&

@@ -49,6 +49,11 @@ void check_channels(const char* op, const char* name, const Tensor& tensor, cons
 void check_channels(const char* op, const char* name, const OptionalTensor& tensor, const Tensor& x);
 /// num_batches_tracked: one int64 on x's device.
 void check_counter(const char* op, const OptionalTensor& counter, const Tensor& x);
+/// Running statistics [C] for x [N, C, ...], together or neither; momentum in [0, 1], or none, which needs the counter.
+void check_running(const char* op, const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                   const OptionalTensor& num_batches_tracked, std::optional<double> momentum, const Tensor& x);
+/// Packed statistics of processes: contiguous [3*W, C] with at least one process and channel.
+void check_gathered(const char* op, const Tensor& gathered);
 /// Sums of backward, contiguous [4, channels]; the number of elements per channel behind them, one value beside them.
 void check_sums(const char* op, const char* name, const Tensor& sums, int64_t channels, ScalarType dtype,
                 const Tensor& x);

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "iabn/kernels/cpu/kernels.h"
+#include "iabn/kernels/merge.h"
 #include "iabn/ops/front.h"
 
 namespace iabn::ops {
@@ -62,6 +63,10 @@ struct Cpu {
   template <class A, class... Args>
   static void backward_parameters(Context&, const A* local_sums, const Args&... args) {
     kernels::cpu::backward_parameters<A>(local_sums, args...);
+  }
+  template <class A>
+  static void merge(Context&, const kernels::Gathered<A>& gathered, const kernels::MergeResult<A>& result) {
+    kernels::cpu::merge(gathered, result);
   }
 };
 

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "iabn/kernels/cuda/kernels.h"
+#include "iabn/kernels/cuda/merge.h"
 #include "iabn/ops/front.h"
 
 namespace iabn::ops {
@@ -73,6 +74,10 @@ struct Cuda {
   template <class A, class... Args>
   static void backward_parameters(Context& context, const A* local_sums, const Args&... args) {
     kernels::cuda::backward_parameters<A>(local_sums, args..., context.stream);
+  }
+  template <class A>
+  static void merge(Context& context, const kernels::Gathered<A>& gathered, const kernels::MergeResult<A>& result) {
+    kernels::cuda::merge(gathered, result, context.stream);
   }
 };
 

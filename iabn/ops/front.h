@@ -93,6 +93,27 @@ struct Gradients {
   }
 };
 
+/// Running statistics while an operator updates them.
+template <class A>
+class RunningValues {
+ public:
+  RunningValues(OptionalTensor& mean, OptionalTensor& var, OptionalTensor& batches, std::optional<double> momentum,
+                ScalarType accumulate)
+      : mean_(mean, accumulate), var_(var, accumulate) {
+    running_ = {mean_.data(), var_.data(), batches ? static_cast<int64_t*>(batches->mutable_data_ptr()) : nullptr,
+                momentum.value_or(-1.0)};
+  }
+  const kernels::Running<A>& get() const { return running_; }
+  void write_back() {
+    mean_.write_back();
+    var_.write_back();
+  }
+
+ private:
+  MutableChannelValues<A> mean_, var_;
+  kernels::Running<A> running_;
+};
+
 template <class Backend>
 struct Front {
   using Context = typename Backend::Context;
@@ -107,21 +128,10 @@ struct Front {
     check_enough_values(op, x);
     check_channels(op, "weight", weight, x);
     check_channels(op, "bias", bias, x);
-    check_channels(op, "running_mean", running_mean, x);
-    check_channels(op, "running_var", running_var, x);
-    check_counter(op, num_batches_tracked, x);
+    check_running(op, running_mean, running_var, num_batches_tracked, momentum, x);
     check_eps(op, eps);
     const ActivationSpec spec = check_activation(op, activation, activation_param, /*invertible=*/true);
     const kernels::GammaMode mode = check_gamma(op, gamma);
-    if (running_mean.has_value() != running_var.has_value()) {
-      fail(op, "running_mean and running_var must be given together, or neither");
-    }
-    if (momentum && !(*momentum >= 0 && *momentum <= 1)) {
-      fail(op, "momentum must be between 0 and 1, or None for a cumulative average, got ", *momentum);
-    }
-    if (!momentum && running_mean && !num_batches_tracked) {
-      fail(op, "momentum None (cumulative average) needs num_batches_tracked");
-    }
 
     const ScalarType accumulate = accumulate_dtype(x.scalar_type());
     Context context(x);
@@ -132,16 +142,11 @@ struct Front {
       using T = decltype(type);
       using A = kernels::accumulate_t<T>;
       const ChannelValues<A> w(weight, accumulate), b(bias, accumulate);
-      MutableChannelValues<A> r_mean(running_mean, accumulate), r_var(running_var, accumulate);
-      const kernels::Running<A> running{
-          r_mean.data(), r_var.data(),
-          num_batches_tracked ? static_cast<int64_t*>(num_batches_tracked->mutable_data_ptr()) : nullptr,
-          momentum ? *momentum : -1.0};
+      RunningValues<A> running(running_mean, running_var, num_batches_tracked, momentum, accumulate);
       Backend::forward(context, static_cast<T*>(dense.mutable_data_ptr()), *dense_shape(dense),
-                       kernels::Affine<A>{w.data(), b.data(), mode, A(eps)}, spec, running,
+                       kernels::Affine<A>{w.data(), b.data(), mode, A(eps)}, spec, running.get(),
                        static_cast<A*>(mean.mutable_data_ptr()), static_cast<A*>(var.mutable_data_ptr()));
-      r_mean.write_back();
-      r_var.write_back();
+      running.write_back();
     });
     if (dense.get() != x.get()) torch::stable::copy_(x, dense);
     return {mean, var};
@@ -314,11 +319,36 @@ struct Front {
     return {d_weight, d_bias};
   }
 
+  static std::tuple<Tensor, Tensor, Tensor> merge(Tensor gathered, OptionalTensor running_mean,
+                                                  OptionalTensor running_var, OptionalTensor num_batches_tracked,
+                                                  std::optional<double> momentum) {
+    constexpr const char* op = "abn_merge";
+    check_gathered(op, gathered);
+    check_running(op, running_mean, running_var, num_batches_tracked, momentum, gathered);
+    const ScalarType accumulate = gathered.scalar_type();
+    const int64_t channels = gathered.size(1);
+    Context context(gathered);
+    Tensor mean = empty_small(gathered, {channels}, accumulate), var = empty_small(gathered, {channels}, accumulate);
+    Tensor count = empty_small(gathered, {}, accumulate);
+    with_storage_type(gathered, [&](auto type) {
+      using A = kernels::accumulate_t<decltype(type)>;
+      RunningValues<A> running(running_mean, running_var, num_batches_tracked, momentum, accumulate);
+      Backend::merge(
+          context,
+          kernels::Gathered<A>{static_cast<const A*>(gathered.const_data_ptr()), gathered.size(0) / 3, channels},
+          kernels::MergeResult<A>{static_cast<A*>(mean.mutable_data_ptr()), static_cast<A*>(var.mutable_data_ptr()),
+                                  static_cast<A*>(count.mutable_data_ptr()), running.get()});
+      running.write_back();
+    });
+    return {mean, var, count};
+  }
+
   /// Registers every operator for the backend's dispatch key.
   static void register_ops(torch::stable::detail::StableLibrary& m) {
     m.impl("abn_forward_", TORCH_BOX(&Front::forward));
     m.impl("abn", TORCH_BOX(&Front::functional));
     m.impl("abn_statistics", TORCH_BOX(&Front::statistics));
+    m.impl("abn_merge", TORCH_BOX(&Front::merge));
     m.impl("abn_apply_", TORCH_BOX(&Front::apply));
     m.impl("abn_backward", TORCH_BOX(&Front::backward));
     m.impl("abn_backward_reduce", TORCH_BOX(&Front::backward_reduce));

@@ -20,6 +20,11 @@ STABLE_TORCH_LIBRARY(iabn, m) {
       "int revision) -> (Tensor z, Tensor mean, Tensor var)");
   // [3, C]: count, mean, M2 (sum of squared deviations). x may be empty.
   m.def("abn_statistics(Tensor x) -> Tensor");
+  // Of all processes, from their packed statistics one below the other, [3*W, C]: mean, biased var [C], count [].
+  // Updates the running statistics as abn_forward_ does; not where there are fewer than two values.
+  m.def(
+      "abn_merge(Tensor gathered, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, "
+      "float? momentum) -> (Tensor mean, Tensor var, Tensor count)");
   // x -> z over x from given statistics [C]: running ones in evaluation, merged ones of several processes.
   m.def(
       "abn_apply_(Tensor(a!) x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, int activation, "

@@ -36,4 +36,15 @@ std::shared_ptr<models::Network> build_network(const Config& config, c10::Device
   return network;
 }
 
+std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, const std::filesystem::path& root,
+                                                          data::Split split) {
+  auto dataset = data::open_dataset(root, split, config.input);
+  const auto classes = static_cast<int64_t>(dataset->classes().size());
+  if (classes != config.network.classes) {
+    throw ConfigError("network.classes: is " + std::to_string(config.network.classes) + ", but " + root.string() +
+                      " has " + std::to_string(classes) + " classes");
+  }
+  return dataset;
+}
+
 }  // namespace iabn::train

@@ -1,11 +1,13 @@
 #pragma once
 
-// From a configuration to a network.
+// From a configuration to a network and its data.
 
+#include <filesystem>
 #include <memory>
 
 #include <c10/core/Device.h>
 
+#include "iabn/data/dataset.h"
 #include "iabn/models/network.h"
 #include "iabn/train/config.h"
 
@@ -14,5 +16,9 @@ namespace iabn::train {
 /// Seeds LibTorch's generators with config.seed, builds the network, draws its weights on the CPU (so that they do not
 /// depend on the device) and moves it.
 std::shared_ptr<models::Network> build_network(const Config& config, c10::Device device);
+
+/// One split of a folder. Throws data::DataError, and ConfigError where network.classes is another number than the data's.
+std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, const std::filesystem::path& root,
+                                                          data::Split split);
 
 }  // namespace iabn::train

@@ -61,12 +61,7 @@ fs::path made_folder(const fs::path& folder) {
 }
 
 data::Loader open_loader(const Config& config, const TrainOptions& options, c10::Device device, data::Split split) {
-  const auto dataset = data::open_dataset(options.data, split, config.input);
-  const auto classes = static_cast<int64_t>(dataset->classes().size());
-  if (classes != config.network.classes) {
-    throw ConfigError("network.classes: is " + std::to_string(config.network.classes) + ", but " +
-                      options.data.string() + " has " + std::to_string(classes) + " classes");
-  }
+  const auto dataset = open_checked_dataset(config, options.data, split);
   const int64_t batch = config.optimizer.batch_size;
   data::LoaderOptions loader;
   if (split == data::Split::val) loader = data::LoaderOptions::for_validation(batch, options.workers);

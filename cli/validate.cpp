@@ -1,0 +1,79 @@
+// iabn validate: accuracy of a checkpoint on the validation images of a folder.
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <ATen/Parallel.h>
+#include <CLI/CLI.hpp>
+
+#include "cli/commands.h"
+#include "iabn/train/interrupt.h"
+#include "iabn/train/validator.h"
+
+namespace iabn::cli {
+namespace {
+
+struct Arguments {
+  std::string config, checkpoint, data, gamma;
+  int threads = 0;
+  bool own_weights = false;
+  train::ValidateOptions options;
+};
+
+int run_validate(const Arguments& arguments) {
+  const train::Config config = train::load_config(arguments.config);
+  train::ValidateOptions options = arguments.options;
+  options.checkpoint = arguments.checkpoint;
+  options.data = arguments.data;
+  options.weights.averages = !arguments.own_weights;
+  if (!arguments.gamma.empty()) options.weights.gamma = io::gamma_from_name(arguments.gamma);
+  if (arguments.threads > 0) at::set_num_threads(arguments.threads);
+  try {
+    const train::Metrics metrics = train::validate(config, options);
+    std::printf("loss %.4f top1 %.2f %% top5 %.2f %% (%lld images)\n", metrics.loss, metrics.top1, metrics.top5,
+                static_cast<long long>(metrics.images));
+  } catch (const train::Interrupted& interrupted) {
+    std::fprintf(stderr, "iabn: interrupted\n");
+    return 128 + interrupted.signal;
+  }
+  return kOk;
+}
+
+}  // namespace
+
+void add_validate(CLI::App& app, Run& run) {
+  auto arguments = std::make_shared<Arguments>();
+  train::ValidateOptions& options = arguments->options;
+  CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's validation images");
+  command->add_option("CONFIG", arguments->config, "JSON configuration of the network and its input")->required();
+  command
+      ->add_option("CHECKPOINT", arguments->checkpoint,
+                   "Weights: a snapshot, any PyTorch state dict, or safetensors; another activation or norm mode may "
+                   "have trained them")
+      ->required();
+  command->add_option("DATA", arguments->data, "Folder with val/CLASS/ images, or with idx files")->required();
+  command->add_option("--scale", options.scale, "Shorter side of the images, instead of input.scale_val; -1: as it is");
+  command->add_option("--crop", options.crop, "Side of the crop, instead of input.crop_val")->check(CLI::PositiveNumber);
+  command->add_flag("--ten-crops,--ten_crops", options.ten_crops,
+                    "Average the logits of the four corners and the centre, and of their mirror images");
+  command
+      ->add_option("--gamma", arguments->gamma,
+                   "How the file's norm weights count, signed or legacy; by default as the file says, else by bn_mode")
+      ->check(CLI::IsMember({"signed", "legacy"}));
+  command->add_flag("--own-weights", arguments->own_weights,
+                    "Of a snapshot with averaged weights (ema_decay), take the others");
+  command->add_option("--batch-size", options.batch_size, "Images at a time; by default optimizer.batch_size")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--workers", options.workers, "Threads that prepare data")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command->add_flag("--skip-corrupt", options.skip_corrupt, "Leave out images that cannot be decoded, and name them");
+  command->add_option("--threads", arguments->threads, "Threads for the computation on the CPU; by default all cores")
+      ->check(CLI::PositiveNumber);
+  command->callback([arguments, &run] { run = [arguments] { return run_validate(*arguments); }; });
+}
+
+}  // namespace iabn::cli

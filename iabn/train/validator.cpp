@@ -1,0 +1,56 @@
+#include "iabn/train/validator.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include <ATen/ATen.h>
+
+#include "iabn/data/loader.h"
+#include "iabn/models/network.h"
+#include "iabn/train/build.h"
+#include "iabn/train/device.h"
+#include "iabn/train/device_loader.h"
+#include "iabn/train/evaluation.h"
+#include "iabn/train/interrupt.h"
+#include "iabn/train/precision.h"
+
+namespace iabn::train {
+
+Metrics validate(Config config, const ValidateOptions& options) {
+  const c10::Device device = choose_device(options.device);
+  at::globalContext().setBenchmarkCuDNN(true);
+  if (options.scale) config.input.scale_val = *options.scale;
+  if (options.crop) config.input.crop_val = *options.crop;
+  config.input.ten_crops_val = options.ten_crops;
+  config.network.gamma = "signed";  // legacy weights are read as such
+  const int64_t crops = options.ten_crops ? 10 : 1;
+  const int64_t batch =
+      options.batch_size.value_or(std::max<int64_t>(1, config.optimizer.batch_size / (options.ten_crops ? 10 : 1)));
+
+  const auto network = build_network(config, device);
+  WeightsOptions weights = options.weights;
+  weights.bn_mode = config.network.bn_mode;
+  for (const std::string& note : load_weights(options.checkpoint, *network, weights)) std::printf("%s\n", note.c_str());
+
+  const auto dataset = open_checked_dataset(config, options.data, data::Split::val);
+  auto loader_options = data::LoaderOptions::for_validation(batch, options.workers);
+  loader_options.channels_last = config.channels_last;
+  loader_options.pinned = device.is_cuda();
+  loader_options.skip_corrupt = options.skip_corrupt;
+  data::Loader loader(dataset, config.input, data::Split::val, loader_options);
+  DeviceLoader batches(loader, device);
+  std::printf("%s (%s, %s) on %s, %lld images, scale %lld, crop %lld%s\n", config.network.arch.c_str(),
+              config.network.bn_mode.c_str(), config.network.activation.c_str(), device.str().c_str(),
+              static_cast<long long>(dataset->size()), static_cast<long long>(config.input.scale_val),
+              static_cast<long long>(config.input.crop_val), options.ten_crops ? ", ten crops" : "");
+  std::fflush(stdout);
+
+  const InterruptGuard interrupts;
+  const auto metrics = evaluate(*network, batches, device, precision_dtype(config.precision), crops,
+                                [] { return pending_interrupt() != 0; });
+  for (const std::string& text : loader.skipped()) std::printf("skipped %s\n", text.c_str());
+  if (!metrics) throw Interrupted(pending_interrupt());
+  return *metrics;
+}
+
+}  // namespace iabn::train

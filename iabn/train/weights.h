@@ -1,0 +1,40 @@
+#pragma once
+
+// Weights of a checkpoint file into a network.
+
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "iabn/io/gamma.h"
+
+namespace iabn::models {
+class Network;
+}
+
+namespace iabn::train {
+
+/// Names the file and what does not fit.
+class WeightsError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct WeightsOptions {
+  /// How the file's norm weights count; nullopt: what the file says, else legacy where `bn_mode` (of the configuration
+  /// that it was trained with) is inplace or sync, else signed.
+  std::optional<io::Gamma> gamma;
+  std::string bn_mode = "standard";
+  double eps = io::kDefaultEps;  // of the norms, for legacy weights
+  bool averages = true;          // of one of our snapshots with averaged weights: take these
+};
+
+/// Fills parameters and buffers; the network must count its norms' weights as signed. num_batches_tracked may be
+/// missing. Returns what it did, a line each ("legacy gamma: ..."). Throws io::CheckpointError for the file and
+/// WeightsError where keys or shapes differ: all of them are listed, with the nearest name of the other side.
+std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
+                                      const WeightsOptions& options);
+
+}  // namespace iabn::train
