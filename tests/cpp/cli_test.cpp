@@ -94,6 +94,19 @@ class Program : public testing::Test {
   std::string data_, config_;
 };
 
+TEST_F(Program, ModelsListsWhatNetworksCost) {
+  ASSERT_EQ(run({"models", "--input", "64"}), 0) << stderr_text();
+  EXPECT_THAT(stdout_text(),
+              AllOf(HasSubstr("\nwider_resnet38_a2 "), HasSubstr("\ndeeplab_v3 "), HasSubstr("input 64x64")));
+  ASSERT_EQ(run({"models", "resnet50", "--batch", "2"}), 0) << stderr_text();
+  // 25.557032 million parameters; 4.09 billion multiply-adds per image, whatever the batch.
+  EXPECT_THAT(stdout_text(), HasSubstr("\nresnet50                  25.56       4.09 "));
+  EXPECT_THAT(stdout_text(), Not(HasSubstr("resnet18")));
+  EXPECT_EQ(run({"models", "resnet5"}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("unknown network \"resnet5\" (did you mean \"resnet50\"?); known: resnet18, "));
+  EXPECT_EQ(run({"models", "--input", "8"}), 2);
+}
+
 TEST_F(Program, HelpAndVersionEverywhere) {
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{},
                                                                                        {"train"},

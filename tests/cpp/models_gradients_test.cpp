@@ -80,8 +80,10 @@ struct Variant {
 std::vector<Variant> variants() {
   std::vector<Variant> result;
   for (const auto& member : test::families()) {
-    result.push_back({member, "leaky_relu"});
     const std::string name = member.name;
+    if (name == "wider_resnet16")
+      continue;  // 60 million weights; its blocks are those of _a2, and golden numbers hold it
+    result.push_back({member, "leaky_relu"});
     if (name != "resnet18" && name != "cifar_resnet20" && name != "preact_resnet14") continue;  // the quick ones
     for (const char* activation : {"elu", "identity"}) result.push_back({member, activation});
   }
