@@ -10,6 +10,7 @@
 #include "iabn/data/geometry.h"
 #include "iabn/data/image.h"
 #include "iabn/data/options.h"
+#include "iabn/data/output.h"
 #include "iabn/data/random.h"
 
 namespace iabn::data {
@@ -51,6 +52,7 @@ class Transform {
   InputOptions options_;
   Split split_;
   int64_t size_;
+  Normalisation normalisation_;
 };
 
 }  // namespace iabn::data
