@@ -33,6 +33,8 @@ struct LoaderOptions {
   static LoaderOptions for_validation(int64_t batch_size, int64_t workers);
 };
 
+/// The tensors are the caller's for good. The memory of `images` is used for another batch when the last reference
+/// goes.
 struct Batch {
   at::Tensor images;  ///< float32 [B, C, S, S], normalised; S = InputOptions::crop; B * 10 with ten_crops_val
   at::Tensor labels;  ///< int64 [B]

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "iabn/data/pixel_rows.h"
-
 namespace iabn::data {
 namespace {
 
@@ -63,26 +61,22 @@ void write_rgb(const Output& o, const std::array<float, 3>& black, const WriteRo
 
 }  // namespace
 
-void write_normalised(const Output& output, const std::vector<double>& mean, const std::vector<double>& std) {
-  const auto normalised = [](int byte, float mean_of, float std_of) {
-    return (static_cast<float>(byte) / 255.0f - mean_of) / std_of;
+Normalisation::Normalisation(const std::vector<double>& mean, const std::vector<double>& std) {
+  const auto normalised = [&](int byte, size_t c) {
+    return (static_cast<float>(byte) / 255.0f - scale_.mean[c]) / scale_.std[c];
   };
-  if (output.image.channels == 1) {
-    std::array<float, 256> table{};
-    for (int byte = 0; byte < 256; ++byte) {
-      table[static_cast<size_t>(byte)] = normalised(byte, static_cast<float>(mean[0]), static_cast<float>(std[0]));
-    }
-    return write_grey(output, table);
+  for (size_t c = 0; c < mean.size(); ++c) {
+    scale_.mean[c] = static_cast<float>(mean[c]);
+    scale_.std[c] = static_cast<float>(std[c]);
+    black_[c] = normalised(0, c);
   }
-  ByteScale scale;
-  std::array<float, 3> black{};
-  for (size_t c = 0; c < 3; ++c) {
-    scale.mean[c] = static_cast<float>(mean[c]);
-    scale.std[c] = static_cast<float>(std[c]);
-    black[c] = normalised(0, scale.mean[c], scale.std[c]);
-  }
-  write_rgb(output, black, [&](const uint8_t* rgb, int64_t count, int64_t plane, float* out) {
-    pixel_rows().write_normalised(rgb, count, output.mirrored, scale, plane, out);
+  for (int byte = 0; byte < 256; ++byte) of_grey_[static_cast<size_t>(byte)] = normalised(byte, 0);
+}
+
+void Normalisation::write(const Output& output) const {
+  if (output.image.channels == 1) return write_grey(output, of_grey_);
+  write_rgb(output, black_, [&](const uint8_t* rgb, int64_t count, int64_t plane, float* out) {
+    pixel_rows().write_normalised(rgb, count, output.mirrored, scale_, plane, out);
   });
 }
 

@@ -8,6 +8,7 @@
 
 #include "iabn/data/color.h"
 #include "iabn/data/geometry.h"
+#include "iabn/data/pixel_rows.h"
 #include "iabn/data/view.h"
 
 namespace iabn::data {
@@ -22,8 +23,20 @@ struct Output {
   float* out = nullptr;
 };
 
-/// Writes (byte / 255 - mean[c]) / std[c], each step rounded to single precision; the image has 1 or 3 channels.
-void write_normalised(const Output& output, const std::vector<double>& mean, const std::vector<double>& std);
+/// (byte / 255 - mean[c]) / std[c], each step rounded to single precision.
+class Normalisation {
+ public:
+  /// Per channel, 1 or 3.
+  Normalisation(const std::vector<double>& mean, const std::vector<double>& std);
+
+  /// The image has as many channels.
+  void write(const Output& output) const;
+
+ private:
+  ByteScale scale_;
+  std::array<float, 3> black_{};
+  std::array<float, 256> of_grey_{};  // the first channel's value for each byte
+};
 
 /// Writes change(byte / 255) in single precision.
 void write_changed(const Output& output, const ColorChange& change);

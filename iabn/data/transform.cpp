@@ -32,9 +32,10 @@ Box scaled_checked(int64_t height, int64_t width, int64_t shorter) {
 }  // namespace
 
 Transform::Transform(const InputOptions& options, Split split)
-    : options_(options), split_(split), size_(options.crop(split)) {
-  options_.validate();
-}
+    : options_((options.validate(), options)),
+      split_(split),
+      size_(options.crop(split)),
+      normalisation_(options.mean, options.std) {}
 
 Plan Transform::plan(int64_t height, int64_t width, const Random& random) const {
   const bool train = split_ == Split::train;
@@ -100,7 +101,7 @@ void Transform::write(const Part& part, const Plan& plan, bool channels_last, fl
   }
   if (crops() > 1) return write_ten(output);
   if (split_ == Split::val || !(options_.color_jitter_train || options_.lighting_train)) {
-    write_normalised(output, options_.mean, options_.std);
+    normalisation_.write(output);
     return;
   }
   const std::array<double, 3> mean = options_.color_jitter_train ? mean_color(output) : std::array<double, 3>{};

@@ -56,6 +56,7 @@ class Transform {
   InputOptions options_;
   Split split_;
   int64_t size_;
+  Normalisation normalisation_;
 };
 
 }  // namespace iabn::data

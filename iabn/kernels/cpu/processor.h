@@ -7,6 +7,9 @@
 // members of a struct (SVE, RVV).
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 
+// Its debug assertions, on under sanitizers, would need libhwy.so as well.
+#define HWY_IS_DEBUG_BUILD 0
+
 namespace iabn::kernels::cpu {
 
 enum class InstructionSet { kBaseline, kSSE4, kAVX2, kAVX512 };
