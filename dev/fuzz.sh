@@ -30,8 +30,9 @@ for format in "${formats[@]}"; do
   mkdir -p "build/fuzz/corpus/$format"
   options=(-max_total_time="$seconds" -max_len=4096 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=1024)
   options+=(-print_final_stats=1 -artifact_prefix="build/fuzz/findings/$format-")
-  # Damaged pickles are found inside the old format, too.
-  case $format in pickle | legacy) options+=(-dict=tests/fuzz/pickle.dict) ;; esac
+  dictionary=tests/fuzz/$format.dict
+  [ "$format" != legacy ] || dictionary=tests/fuzz/pickle.dict # pickles, one after the other
+  options+=(-dict="$dictionary")
   log=build/fuzz/$format.log
   "build/fuzz/bin/${format}_fuzzer" "${options[@]}" "build/fuzz/corpus/$format" "build/fuzz/seeds/$format" >"$log" 2>&1 || {
     tail -n 60 "$log"

@@ -2,7 +2,7 @@
 
 #include <cmath>
 #include <cstring>
-#include <unordered_map>
+#include <map>
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -105,7 +105,7 @@ Tensor converted(const NormWeight& weight, Gamma to, double eps) {
 }
 
 void add_norms_of(const std::string& path, Dict& dict, std::vector<NormWeight>& found) {
-  std::unordered_map<std::string_view, const Tensor*> vectors;
+  std::map<std::string_view, const Tensor*> vectors;
   for (const Item& item : dict.items) {
     const auto* key = std::get_if<std::string>(&item.key);
     const Tensor* tensor = item.value.as<Tensor>();

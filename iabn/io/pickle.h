@@ -29,7 +29,7 @@ struct Unpickled {
   static void bind(PickledStorage& pickled, ByteSpan bytes, const std::shared_ptr<const void>& owner);
 };
 
-/// Reads one pickle of protocol 0 to 5 and leaves `reader` behind it. Throws CheckpointError for anything malformed or
+/// Reads one pickle of protocol 2 to 5 and leaves `reader` behind it. Throws CheckpointError for anything malformed or
 /// unknown. Memory stays within a multiple of the pickle's length, whatever it says: values are nested at most
 /// kMaxPickleDepth deep, at most kMaxPickleValues in number, and repeated only a few times.
 Unpickled read_pickle(ByteReader& reader);

@@ -4,11 +4,12 @@
 //
 // Pickles build values bottom-up and change them after they were stored in others, so values are nodes that an arena
 // owns and that refer to each other by pointer. A pickle can make them refer in circles, or one to another over and
-// over; tree() therefore bounds depth and count.
+// over; tree() therefore bounds depth and count. Maps are ordered ones, here and wherever names come from a file: keys
+// that collide in a hash table are easily found.
 
 #include <deque>
+#include <map>
 #include <string>
-#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -44,7 +45,7 @@ struct TupleNode {
 };
 struct DictNode {
   std::vector<std::pair<Key, Node*>> items;
-  std::unordered_map<Key, size_t> index;
+  std::map<Key, size_t> index;
   bool ordered = false;
   Node* attributes = nullptr;
 };
@@ -117,8 +118,8 @@ class PickleMachine {
   std::deque<Node> arena_;
   std::vector<Node*> stack_;
   std::vector<size_t> marks_;
-  std::unordered_map<uint64_t, Node*> memo_;
-  std::unordered_map<std::string, size_t> storage_index_;
+  std::map<uint64_t, Node*> memo_;
+  std::map<std::string, size_t> storage_index_;
   Unpickled result_;
   size_t tree_values_ = 0, tree_text_ = 0;
 };

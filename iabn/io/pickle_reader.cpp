@@ -95,7 +95,7 @@ bool PickleMachine::step() {
   switch (opcode) {
     case 0x80:  // PROTO
       if (const auto protocol = reader_.number<uint8_t>(); protocol > 5) {
-        fail("protocol " + std::to_string(protocol) + ", known are 0 to 5");
+        fail("protocol " + std::to_string(protocol) + ", known are 2 to 5");
       }
       return true;
     case 0x95:  // FRAME: only a hint of how much to read at once

@@ -3,7 +3,7 @@
 // bytes.
 
 #include <algorithm>
-#include <unordered_map>
+#include <map>
 
 #include "iabn/io/budget.h"
 #include "iabn/io/pickle.h"
@@ -28,7 +28,7 @@ void read_storages(ByteReader& reader, const Value& keys, std::vector<PickledSto
                    const std::shared_ptr<const void>& owner) {
   const List* list = keys.as<List>();
   if (list == nullptr) throw CheckpointError("the list of storages is not a list");
-  std::unordered_map<std::string, PickledStorage*> missing;
+  std::map<std::string, PickledStorage*> missing;
   for (PickledStorage& storage : storages) missing.emplace(storage.key, &storage);
   for (const Value& item : list->items) {
     const std::string* key = item.as<std::string>();

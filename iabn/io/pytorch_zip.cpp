@@ -1,7 +1,7 @@
 // The zip format: NAME/data.pkl holds the values, NAME/data/KEY the bytes of each storage.
 
 #include <algorithm>
-#include <unordered_map>
+#include <map>
 
 #include "iabn/io/budget.h"
 #include "iabn/io/pickle.h"
@@ -43,7 +43,7 @@ class Archive {
 
  private:
   std::vector<ZipRecord> records_;
-  std::unordered_map<std::string, const ZipRecord*> by_name_;
+  std::map<std::string, const ZipRecord*> by_name_;
   std::string prefix_;
 };
 

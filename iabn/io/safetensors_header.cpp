@@ -107,7 +107,7 @@ class HeaderHandler final : public nlohmann::json_sax<json> {
   Header header_;
   Place place_ = Place::kStart;
   std::string field_;  // the key last seen
-  std::unordered_set<std::string> names_, metadata_names_;
+  std::set<std::string> names_, metadata_names_;
 };
 
 }  // namespace

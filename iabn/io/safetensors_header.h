@@ -3,9 +3,9 @@
 // The JSON header of a safetensors file. Internal to safetensors_*.cpp.
 
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 

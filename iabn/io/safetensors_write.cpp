@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <numeric>
-#include <unordered_set>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -41,7 +41,7 @@ std::string safetensors_bytes(const SafetensorsFile& file) {
   std::string text;
   for (const auto& [key, value] : file.metadata) text += (text.empty() ? "" : ",") + quoted(key) + ":" + quoted(value);
   if (!text.empty()) text = "\"__metadata__\":{" + text + "}";
-  std::unordered_set<std::string> names;
+  std::set<std::string_view> names;
   for (size_t i = 0; i < file.tensors.size(); ++i) {
     const auto& [name, value] = file.tensors[i];
     if (!names.insert(name).second || name == "__metadata__") {

@@ -1,4 +1,4 @@
-#include <unordered_set>
+#include <set>
 
 #include "iabn/io/checkpoint.h"
 #include "iabn/io/error.h"
@@ -55,7 +55,7 @@ StateDict state_dict(const Value& root) {
   if (result.tensors.empty()) {
     throw CheckpointError("holds no tensors" + (result.path.empty() ? "" : " under \"" + result.path + "\""));
   }
-  std::unordered_set<std::string_view> names;
+  std::set<std::string_view> names;
   for (const auto& [name, tensor] : result.tensors) {
     if (!names.insert(name).second) throw CheckpointError("two tensors get the key " + printable(name));
   }

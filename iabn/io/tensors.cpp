@@ -69,4 +69,11 @@ Tensor from_at(const at::Tensor& tensor) {
   return result;
 }
 
+Dict to_state_dict(const std::vector<std::pair<std::string, at::Tensor>>& tensors, const std::string& prefix) {
+  Dict dict;
+  dict.ordered = true;
+  for (const auto& [name, tensor] : tensors) dict.items.push_back({prefix + name, from_at(tensor)});
+  return dict;
+}
+
 }  // namespace iabn::io

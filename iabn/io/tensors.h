@@ -17,4 +17,13 @@ at::Tensor to_at(const Tensor& tensor);
 /// quantised tensors and for types that checkpoints do not have.
 Tensor from_at(const at::Tensor& tensor);
 
+/// An OrderedDict of from_at of each tensor, the keys behind `prefix`: what torch.save(model.state_dict()) holds, with
+/// the prefix "module." that of a DistributedDataParallel model. A snapshot is then
+///
+///   Dict snapshot;
+///   snapshot.set("epoch", 3);
+///   snapshot.set("state_dict", to_state_dict(tensors, "module."));
+///   std::string file = pytorch_bytes(snapshot);
+Dict to_state_dict(const std::vector<std::pair<std::string, at::Tensor>>& tensors, const std::string& prefix = "");
+
 }  // namespace iabn::io

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <optional>
-#include <unordered_set>
+#include <set>
 
 #include <zlib.h>
 
@@ -131,12 +131,16 @@ std::vector<ZipRecord> read_zip(ByteSpan file) {
     throw CheckpointError("damaged zip file: the directory is longer than the file");
   }
   std::vector<ZipRecord> records;
-  std::unordered_set<std::string> names;
+  std::set<std::string> names;
+  uint64_t total = 0;
   for (uint64_t i = 0; i < directory.count; ++i) {
     records.push_back(read_entry(file, reader));
     if (!names.insert(records.back().name).second) {
       throw CheckpointError("damaged zip file: two records of one name");
     }
+    // Each is within the file, so the sum cannot overflow before it is too large.
+    total += records.back().bytes.size();
+    if (total > file.size()) throw CheckpointError("damaged zip file: its records overlap");
   }
   return records;
 }

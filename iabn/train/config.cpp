@@ -61,19 +61,17 @@ NetworkConfig read_network(ConfigSection section) {
 
   check_architecture(section, network.arch);
   check_architecture_options(section, network);
-  if (network.bn_mode == "sync") {
-    section.fail("bn_mode", "\"sync\" is not supported yet by this version of iabn; use inplace (one device)");
-  }
-  if (network.bn_mode == "inplace") {
+  if (network.bn_mode != "standard") {
     if (network.activation == "relu") {
-      section.fail("activation", "relu cannot be inverted, so bn_mode inplace cannot train it; use leaky_relu or elu");
+      section.fail("activation", "relu cannot be inverted, so bn_mode " + network.bn_mode +
+                                     " cannot train it; use leaky_relu or elu");
     }
     if (network.activation != "identity" && !(network.activation_param > 0)) {
-      section.fail("activation_param",
-                   "must be above 0 with bn_mode inplace, got " + std::to_string(network.activation_param));
+      section.fail("activation_param", "must be above 0 with bn_mode " + network.bn_mode + ", got " +
+                                           std::to_string(network.activation_param));
     }
   } else if (network.gamma == "legacy") {
-    section.fail("gamma", "\"legacy\" needs bn_mode inplace");
+    section.fail("gamma", "\"legacy\" needs bn_mode inplace or sync");
   }
   check_at_least(section, "classes", network.classes, 1);
   check_at_least(section, "width", network.width, 1);

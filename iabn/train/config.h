@@ -28,13 +28,13 @@ struct NetworkConfig {
   std::string activation = "relu";   // relu, leaky_relu, elu, identity
   double activation_param = 0.01;    // slope of leaky_relu, alpha of elu
   bool input_3x3 = false;            // see models/network.h; without effect where mod1 is a 3x3 convolution anyway
-  std::string bn_mode = "standard";  // standard, inplace
+  std::string bn_mode = "standard";  // standard, inplace, sync
   int64_t classes = 1000;
   models::Dilation dilation = int64_t{1};  // see models/registry.h; numbers and lists do not count for wider_resnet*
   double weight_gain_multiplier = 1;
   std::string weight_init = "xavier_normal";  // see models/weight_init.h
   int64_t width = 16;                         // (added) of preact_resnet*: channels of the first module
-  std::string gamma = "signed";               // (added) signed, or legacy for bn_mode inplace: see nn/functional.h
+  std::string gamma = "signed";               // (added) signed, or legacy for bn_mode inplace and sync: see nn/functional.h
 };
 
 struct ScheduleConfig {

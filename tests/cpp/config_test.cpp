@@ -165,7 +165,7 @@ TEST(Config, WhatCannotBeTrainedInPlaceIsRefused) {
   EXPECT_EQ(error_of(config), "no error");
   config["network"]["activation_param"] = 0;
   EXPECT_THAT(error_of(config), HasSubstr("network.activation_param: must be above 0"));
-  EXPECT_THAT(error_with("/network/bn_mode", "sync"), HasSubstr("network.bn_mode: \"sync\" is not supported yet"));
+  EXPECT_THAT(error_with("/network/bn_mode", "sync"), HasSubstr("relu cannot be inverted, so bn_mode sync"));
   EXPECT_THAT(error_with("/network/gamma", "legacy"), HasSubstr("network.gamma: \"legacy\" needs bn_mode inplace"));
   EXPECT_THAT(error_with("/network/arch", "preact_resnet9"), HasSubstr("did you mean \"preact_resnet8\"?"));
 }

@@ -93,6 +93,20 @@ TEST(PyTorchZip, SizesThatTheFileDoesNotHaveAreErrors) {
   }
 }
 
+TEST(PyTorchZip, RecordsThatOverlapAreAnError) {
+  std::string file = test::zip({{"a/data.pkl", std::string(100, 'x')}, {"a/data/0", std::string(100, 'y')}});
+  // The second entry of the directory gets the place and the length of the name of the first.
+  const size_t second = file.rfind(le(uint32_t{0x02014b50}));
+  file.replace(second + 42, 4, le(uint32_t{0}));
+  file.replace(second + 24, 4, le(uint32_t{300}));
+  file.replace(second + 20, 4, le(uint32_t{300}));
+  std::string both = file;
+  const size_t first = file.find(le(uint32_t{0x02014b50}));
+  both.replace(first + 24, 4, le(uint32_t{300}));
+  both.replace(first + 20, 4, le(uint32_t{300}));
+  EXPECT_THAT(error_of(both), HasSubstr("its records overlap"));
+}
+
 TEST(PyTorchZip, AWrongChecksumIsReportedNotRefused) {
   std::string file = test::pytorch_zip(tree(), {kSix});
   file[file.find(kSix)] ^= 1;

@@ -168,6 +168,15 @@ TEST(Pickle, StoragesHaveOneSizeEach) {
   EXPECT_THAT(error_of(pickle(test::storage("OrderedDict", "0", 1))), HasSubstr("torch.OrderedDict"));
 }
 
+TEST(Pickle, TensorsOfAnyDeviceAreReadAlike) {
+  std::string id = test::storage("FloatStorage", "0", 6);
+  id.replace(id.find("ctorch\n"), 7, "ctorch.cuda\n");
+  id.replace(id.find(text("cpu")), text("cpu").size(), text("cuda:3"));
+  const Unpickled result = read(pickle(test::tensor(id, integer(0), tuple({6}), tuple({1}))));
+  EXPECT_EQ(result.root.as<Tensor>()->dtype, DType::kFloat32);
+  EXPECT_EQ(result.storages[0].bytes_claimed, 24u);
+}
+
 TEST(Pickle, ViewsOfTheOldFormatAreOffsets) {
   const auto view = [](int64_t first, int64_t count) {
     const std::string id =

@@ -54,6 +54,23 @@ TEST(IoTensors, SharedStorageIsWrittenOnce) {
   EXPECT_EQ(pytorch_bytes(root), pytorch_bytes(root));
 }
 
+TEST(IoTensors, ASnapshotIsReadAgain) {
+  Dict snapshot, optimizer, state;
+  state.items.push_back({int64_t{0}, from_at(torch::ones({2}))});
+  optimizer.set("state", state);
+  snapshot.set("epoch", 3);
+  snapshot.set("state_dict", to_state_dict({{"b", torch::ones({2})}, {"a", torch::zeros({1})}}, "module."));
+  snapshot.set("best_prec1", 71.5);
+  snapshot.set("optimizer", optimizer);
+  const Checkpoint checkpoint = through_file(snapshot);
+  EXPECT_EQ(*checkpoint.root.find("epoch")->as<int64_t>(), 3);
+  EXPECT_EQ(*checkpoint.root.find("best_prec1")->as<double>(), 71.5);
+  const StateDict weights = state_dict(checkpoint.root);
+  ASSERT_EQ(weights.tensors.size(), 2u);
+  EXPECT_EQ(weights.tensors[0].first, "b");
+  EXPECT_TRUE(torch::equal(to_at(weights.tensors[0].second), torch::ones({2})));
+}
+
 TEST(IoTensors, UnalignedDataIsCopied) {
   const auto bytes = std::make_shared<std::vector<uint8_t>>(std::vector<uint8_t>{0, 0, 0, 0x80, 0x3f});
   Tensor tensor = make_tensor(DType::kFloat32, {1}, {});
