@@ -16,8 +16,10 @@ optimiser. Synthetic data, SGD with momentum, autocast with float32 parameters, 
 import argparse
 import csv
 import datetime
+import json
 import subprocess
 import sys
+import tempfile
 import types
 from functools import partial
 from pathlib import Path
@@ -41,24 +43,34 @@ def norm_act(channels):
 
 
 class PreActivationBlock(nn.Module):
-    """Of the original package's ResNeXt: norm before every convolution, the shortcut untouched unless projected."""
+    """Of the original package's networks: norm before every convolution, the shortcut untouched unless projected.
 
-    def __init__(self, before, width, groups, stride):
+    convolutions: (channels, kernel, groups) of each; the first carries the stride.
+    """
+
+    def __init__(self, before, convolutions, stride=1):
         super().__init__()
-        middle, after = width, 2 * width
-        self.bn1 = norm_act(before)
-        self.conv1 = nn.Conv2d(before, middle, 1, stride, bias=False)
-        self.bn2 = norm_act(middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, padding=1, groups=groups, bias=False)
-        self.bn3 = norm_act(middle)
-        self.conv3 = nn.Conv2d(middle, after, 1, bias=False)
-        project = stride != 1 or before != after
-        self.proj_conv = nn.Conv2d(before, after, 1, stride, bias=False) if project else None
+        self.norms, self.convolutions = nn.ModuleList(), nn.ModuleList()
+        channels = before
+        for i, (after, kernel, groups) in enumerate(convolutions):
+            self.norms.append(norm_act(channels))
+            step = stride if i == 0 else 1
+            self.convolutions.append(nn.Conv2d(channels, after, kernel, step, kernel // 2, groups=groups, bias=False))
+            channels = after
+        project = stride != 1 or before != channels
+        self.proj_conv = nn.Conv2d(before, channels, 1, stride, bias=False) if project else None
 
     def forward(self, x):
-        y = self.bn1(x)
+        y = self.norms[0](x)
         shortcut = x if self.proj_conv is None else self.proj_conv(y)
-        return self.conv3(self.bn3(self.conv2(self.bn2(self.conv1(y))))) + shortcut
+        y = self.convolutions[0](y)
+        for norm, convolution in zip(self.norms[1:], self.convolutions[1:], strict=True):
+            y = convolution(norm(y))
+        return y + shortcut
+
+
+def with_head(layers, channels):
+    return nn.Sequential(*layers, norm_act(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
 
 
 def resnext101():
@@ -67,11 +79,63 @@ def resnext101():
     before, width = 64, 128
     for stage, blocks in enumerate((3, 4, 23, 3)):
         for block in range(blocks):
-            layers.append(PreActivationBlock(before, width, 64, 2 if stage > 0 and block == 0 else 1))
+            convolutions = [(width, 1, 1), (width, 3, 64), (2 * width, 1, 1)]
+            layers.append(PreActivationBlock(before, convolutions, 2 if stage > 0 and block == 0 else 1))
             before = 2 * width
         width *= 2
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 1000)]
-    return nn.Sequential(*layers, norm_act(before), *head)
+    return with_head(layers, before)
+
+
+def wider_resnet38():
+    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False)]
+    before = 64
+    modules = zip(
+        (3, 3, 6, 3, 1, 1),
+        ((128, 128), (256, 256), (512, 512), (512, 1024), (512, 1024, 2048), (1024, 2048, 4096)),
+        strict=True,
+    )
+    for module, (blocks, channels) in enumerate(modules):
+        if module < 5:
+            layers.append(nn.MaxPool2d(3, 2, 1))
+        kernels = (3, 3) if len(channels) == 2 else (1, 3, 1)
+        for _ in range(blocks):
+            layers.append(PreActivationBlock(before, list(zip(channels, kernels, (1, 1, 1), strict=False))))
+            before = channels[-1]
+    return with_head(layers, before)
+
+
+class DenseModule(nn.Module):
+    """Every layer sees the concatenation of all before it: norm, 1x1 to 4 times the growth, norm, 3x3 to the growth."""
+
+    def __init__(self, before, layers, growth=32):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                norm_act(before + i * growth),
+                nn.Conv2d(before + i * growth, 4 * growth, 1, bias=False),
+                norm_act(4 * growth),
+                nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+            )
+            for i in range(layers)
+        )
+
+    def forward(self, x):
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(torch.cat(features, 1)))
+        return torch.cat(features, 1)
+
+
+def densenet264():
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for module, count in enumerate((6, 12, 64, 48)):
+        layers.append(DenseModule(channels, count))
+        channels += 32 * count
+        if module < 3:
+            layers += [norm_act(channels), nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
+            channels //= 2
+    return with_head(layers, channels)
 
 
 def resnet50():
@@ -84,7 +148,12 @@ def resnet50():
     return model
 
 
-NETWORKS = {"resnet50": (resnet50, 128), "resnext101": (resnext101, 64)}
+NETWORKS = {
+    "resnet50": (resnet50, 128),
+    "resnext101": (resnext101, 64),
+    "wider_resnet38": (wider_resnet38, 32),
+    "densenet264": (densenet264, 32),
+}
 
 
 def checkpointed(model):
@@ -93,10 +162,18 @@ def checkpointed(model):
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
     def block_forward(self, x):
-        y = again(lambda v: self.conv1(self.bn1(v)), x)
-        shortcut = x if self.proj_conv is None else self.proj_conv(self.bn1(x))
-        y = again(lambda v: self.conv2(self.bn2(v)), y)
-        return again(lambda v: self.conv3(self.bn3(v)), y) + shortcut
+        y = again(lambda v: self.convolutions[0](self.norms[0](v)), x)
+        shortcut = x if self.proj_conv is None else self.proj_conv(self.norms[0](x))
+        for norm, convolution in zip(self.norms[1:], self.convolutions[1:], strict=True):
+            y = again(lambda v, norm=norm, convolution=convolution: convolution(norm(v)), y)
+        return y + shortcut
+
+    def dense_forward(self, x):
+        features = [x]
+        for norm1, conv1, norm2, conv2 in self.layers:
+            y = again(lambda *v, norm1=norm1, conv1=conv1: conv1(norm1(torch.cat(v, 1))), *features)
+            features.append(again(lambda v, norm2=norm2, conv2=conv2: conv2(norm2(v)), y))
+        return torch.cat(features, 1)
 
     def bottleneck_forward(self, x):
         y = self.conv1(x)
@@ -108,6 +185,8 @@ def checkpointed(model):
     for module in model.modules():
         if isinstance(module, PreActivationBlock):
             module.forward = block_forward.__get__(module)
+        elif isinstance(module, DenseModule):
+            module.forward = dense_forward.__get__(module)
         elif isinstance(module, torchvision.models.resnet.Bottleneck):
             module.forward = bottleneck_forward.__get__(module)
     return model
@@ -184,6 +263,29 @@ class Variant:
         return held / 2**30, peak / 2**30
 
 
+def program_rows(program, network, dtype, batch, graphs, options):
+    """Speed, held and peak of the same network in `iabn bench network`: {variant: (milliseconds, held, peak)}."""
+    config = {
+        "network": {"arch": network, "activation": "leaky_relu", "activation_param": SLOPE},
+        "optimizer": {"batch_size": batch, "clip": 0, "schedule": {"epochs": 1}},
+        "channels_last": True,
+        "precision": {"bfloat16": "bf16", "float16": "fp16", "float32": "float32"}[dtype],
+        "cuda_graph": graphs,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path, result = Path(folder) / "config.json", Path(folder) / "result.json"
+        path.write_text(json.dumps(config))
+        command = [program, "bench", "network", path, "--device", "cuda", "--result", result]
+        subprocess.run(
+            [*command, "--steps", str(options.rounds * options.steps)], check=True, stdout=subprocess.DEVNULL
+        )
+        figures = json.loads(result.read_text())
+    return {
+        f"program {mode}": (figures[f"step_ms_{mode}"], figures[f"held_bytes_{mode}"], figures[f"peak_bytes_{mode}"])
+        for mode in ("standard", "inplace")
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
@@ -194,6 +296,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="per round")
     parser.add_argument("--graphs", action="store_true", help="capture each step in a CUDA graph")
+    parser.add_argument("--program", type=Path, help="also measure this program's networks (iabn bench network)")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
 
@@ -218,22 +321,19 @@ def main():
             for _ in range(options.rounds):
                 for name, variant in variants.items():
                     times[name].append(variant.milliseconds(options.steps))
-            for name in variants:
-                low, middle, high = quantiles(times[name])
-                held, peak = memory[name]
+            figures = {name: (quantiles(times[name]), *memory[name]) for name in variants}
+            if options.program:
+                ours = program_rows(options.program.resolve(), network, dtype, batch, options.graphs, options)
+                for name, (middle, held, peak) in ours.items():
+                    figures[name] = ([middle] * 3, held / 2**30, peak / 2**30)
+            for name, ((low, middle, high), held, peak) in figures.items():
                 print(
-                    f"{network} b{batch} {dtype} {name:10s} {1e3 * batch / middle:7.0f} images/s  held {held:5.2f} GiB "
+                    f"{network} b{batch} {dtype} {name:16s} {1e3 * batch / middle:7.0f} images/s  held {held:5.2f} GiB "
                     f"({held / memory[options.variants[0]][0]:.2f})  peak {peak:5.2f} GiB",
                     flush=True,
                 )
-                at = [
-                    network,
-                    name,
-                    f"{batch}x3x224x224",
-                    dtype,
-                    "channels_last",
-                    "step in a graph" if options.graphs else "step",
-                ]
+                way = "step in a graph" if options.graphs else "step"
+                at = [network, name, f"{batch}x3x224x224", dtype, "channels_last", way]
                 rows.append([*at, "speed", *(1e3 * batch / t for t in (high, middle, low)), "images/s", *stamp])
                 rows.append([*at, "held", *[held] * 3, "GiB", *stamp])
                 rows.append([*at, "peak", *[peak] * 3, "GiB", *stamp])

@@ -21,17 +21,19 @@
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/memory_meter.h"
-#include "iabn/train/optimizer.h"
+#include "iabn/train/step.h"
 
 namespace iabn::cli {
 namespace {
 
-constexpr int kWarmUpSteps = 3;
+constexpr int kWarmUpSteps = 5;  // a CUDA graph is captured in the fourth
 
 struct Arguments {
   std::string config, device = "auto", accuracy_from, result;
   int threads = 0, steps = 30;
   std::optional<int64_t> batch_size;
+  std::optional<std::string> precision;
+  bool cuda_graph = false;
 };
 
 // A network in training with one fixed batch.
@@ -40,7 +42,8 @@ class Bench {
   Bench(train::Config config, const std::string& bn_mode, c10::Device device)
       : config_(with_mode(std::move(config), bn_mode)),
         network_(train::build_network(config_, device)),
-        optimizer_(config_.optimizer, *network_) {
+        metrics_(device),
+        step_(config_, *network_, metrics_, device) {
     const int64_t batch = config_.optimizer.batch_size, side = config_.input.crop_train;
     images_ = at::randn({batch, config_.input.channels, side, side}).to(device);
     if (config_.channels_last) images_ = images_.contiguous(at::MemoryFormat::ChannelsLast);
@@ -49,14 +52,14 @@ class Bench {
   }
 
   at::Tensor forward() {
-    optimizer_.zero_grad();
-    return at::cross_entropy_loss(network_->forward(images_), labels_);
+    step_.optimizer().zero_grad();
+    return step_.loss_of(images_, labels_);
   }
   void backward(const at::Tensor& loss) {
     loss.backward();
-    optimizer_.step();
+    step_.optimizer().step();
   }
-  void step() { backward(forward()); }
+  void step() { step_(images_, labels_); }
 
  private:
   static train::Config with_mode(train::Config config, const std::string& bn_mode) {
@@ -68,7 +71,8 @@ class Bench {
 
   train::Config config_;
   std::shared_ptr<models::Network> network_;
-  train::TrainOptimizer optimizer_;
+  train::MetricSums metrics_;
+  train::TrainStep step_;
   at::Tensor images_, labels_;
 };
 
@@ -77,7 +81,9 @@ struct Figures {
   Spread step_ms;
 };
 
-void measure_memory(const train::Config& config, const std::string& bn_mode, c10::Device device, Figures& figures) {
+void measure_memory(train::Config config, const std::string& bn_mode, c10::Device device, Figures& figures) {
+  config.cuda_graph = false;  // its memory is the step's peak, always held
+  config.optimizer.accumulation_steps = 1;
   train::MemoryMeter meter(device);
   Bench bench(config, bn_mode, device);
   for (int i = 0; i < kWarmUpSteps; ++i) bench.step();
@@ -141,7 +147,9 @@ int run_bench_network(const Arguments& arguments) {
   }
   if (arguments.batch_size) config.optimizer.batch_size = *arguments.batch_size;
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
-  const c10::Device device = train::choose_device(arguments.device);
+  if (arguments.precision) config.precision = *arguments.precision;
+  config.cuda_graph |= arguments.cuda_graph;
+  const c10::Device device = train::prepare_device(config, arguments.device);
   std::optional<double> accuracy;  // read first: a missing log should cost no time
   if (!arguments.accuracy_from.empty()) {
     accuracy = train::last_validation_accuracy(std::filesystem::path(arguments.accuracy_from) / "log.csv") / 100;
@@ -157,8 +165,9 @@ int run_bench_network(const Arguments& arguments) {
   measure_time(config, device, arguments.steps, standard, in_place);
 
   const std::string device_name = describe_machine(device).gpu;
-  std::printf("%s, batch of %ld images %ldx%ldx%ld, on %s\n", config.network.arch.c_str(), config.optimizer.batch_size,
-              config.input.channels, config.input.crop_train, config.input.crop_train, device_name.c_str());
+  std::printf("%s, batch of %ld images %ldx%ldx%ld, %s%s, on %s\n", config.network.arch.c_str(),
+              config.optimizer.batch_size, config.input.channels, config.input.crop_train, config.input.crop_train,
+              config.precision.c_str(), config.cuda_graph ? ", CUDA graph" : "", device_name.c_str());
   if (accuracy) std::printf("test accuracy of the trained network: %.2f %%\n", 100 * *accuracy);
   print_table(standard, in_place);
   if (arguments.result.empty()) return kOk;
@@ -186,6 +195,9 @@ void add_bench_network(CLI::App& app, Run& run) {
   command->add_option("CONFIG", arguments->config, "JSON configuration; its bn_mode does not matter")->required();
   command->add_option("--batch-size", arguments->batch_size, "Instead of optimizer.batch_size")
       ->check(CLI::PositiveNumber);
+  command->add_option("--precision", arguments->precision, "float32, bf16 or fp16, instead of the configuration's")
+      ->check(CLI::IsMember({"float32", "bf16", "fp16"}));
+  command->add_flag("--cuda-graph", arguments->cuda_graph, "Time the step as one CUDA graph");
   command->add_option("--steps", arguments->steps, "Timed steps of each network")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

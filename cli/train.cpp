@@ -95,8 +95,9 @@ void add_train(CLI::App& app, Run& run) {
       ->add_option("DATA", arguments->data,
                    "Folder with train/CLASS/ and val/CLASS/ images, or with idx files (plain or .gz)")
       ->required();
-  command->add_option("--log-dir", arguments->log_dir,
-                      "Folder for snapshots, log.csv, rank0.log and TensorBoard files; by default runs/NAME for NAME.json");
+  command->add_option(
+      "--log-dir", arguments->log_dir,
+      "Folder for snapshots, log.csv, rank0.log and TensorBoard files; by default runs/NAME for NAME.json");
   command->add_option("--resume", arguments->resume, "Continue from this snapshot (checkpoint.pth.tar)");
   command->add_flag("--any-config", options.any_config,
                     "Continue although the snapshot belongs to another configuration; the differences are listed");

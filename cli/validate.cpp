@@ -55,7 +55,8 @@ void add_validate(CLI::App& app, Run& run) {
       ->required();
   command->add_option("DATA", arguments->data, "Folder with val/CLASS/ images, or with idx files")->required();
   command->add_option("--scale", options.scale, "Shorter side of the images, instead of input.scale_val; -1: as it is");
-  command->add_option("--crop", options.crop, "Side of the crop, instead of input.crop_val")->check(CLI::PositiveNumber);
+  command->add_option("--crop", options.crop, "Side of the crop, instead of input.crop_val")
+      ->check(CLI::PositiveNumber);
   command->add_flag("--ten-crops,--ten_crops", options.ten_crops,
                     "Average the logits of the four corners and the centre, and of their mirror images");
   command

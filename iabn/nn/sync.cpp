@@ -115,12 +115,15 @@ Tensor inplace_abn_over_group(Tensor x, const Tensor& weight, const Tensor& bias
     Tensor gathered = at::empty({3 * group->getSize(), packed.size(1)}, packed.options());
     Tensor input = packed;
     exchange(group, name + ", forward", [&] { return group->_allgather_base(gathered, input); });
-    std::tie(statistics[0], statistics[1], statistics[2]) =
-        ops::abn_merge(gathered, optional(running_mean), optional(running_var), optional(num_batches_tracked),
-                       options.momentum);
+    std::tie(statistics[0], statistics[1], statistics[2]) = ops::abn_merge(
+        gathered, optional(running_mean), optional(running_var), optional(num_batches_tracked), options.momentum);
   }
-  const Call call{options.eps, static_cast<int64_t>(options.activation.kind), options.activation.param,
-                  static_cast<int64_t>(options.gamma), group, name};
+  const Call call{options.eps,
+                  static_cast<int64_t>(options.activation.kind),
+                  options.activation.param,
+                  static_cast<int64_t>(options.gamma),
+                  group,
+                  name};
   return InPlaceABNSyncFunction::apply(x, optional(weight), optional(bias), statistics, call);
 }
 
@@ -163,8 +166,8 @@ Tensor InPlaceABNSyncImpl::forward(Tensor x) {
   keep_counter_integer();
   const bool training = uses_batch_statistics();
   if (training && group && group->getSize() > 1) {
-    const std::string facts = name + " (" + std::to_string(options.num_features()) + " channels, " +
-                              c10::toString(x.scalar_type()) + ")";
+    const std::string facts =
+        name + " (" + std::to_string(options.num_features()) + " channels, " + c10::toString(x.scalar_type()) + ")";
     if (facts != checked_) {
       check_same_layer(group, facts);
       checked_ = facts;

@@ -1,9 +1,12 @@
 #include "iabn/train/build.h"
 
+#include <cstdlib>
+
 #include <ATen/Context.h>
 
 #include "iabn/models/registry.h"
 #include "iabn/models/weight_init.h"
+#include "iabn/train/device.h"
 
 namespace iabn::train {
 
@@ -45,6 +48,19 @@ std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, 
                       " has " + std::to_string(classes) + " classes");
   }
   return dataset;
+}
+
+c10::Device prepare_device(const Config& config, const std::string& name) {
+  const c10::Device device = choose_device(name);
+  if (config.cuda_graph && !device.is_cuda()) {
+    throw ConfigError("cuda_graph: needs a GPU, and the device is " + device.str() + "; set it to false");
+  }
+  at::Context& context = at::globalContext();
+  context.setDeterministicCuDNN(config.deterministic);
+  context.setBenchmarkCuDNN(!config.deterministic);
+  context.setDeterministicAlgorithms(config.deterministic, /*warn_only=*/false);
+  if (config.deterministic) ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  return device;
 }
 
 }  // namespace iabn::train

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include <c10/core/Device.h>
 
@@ -17,7 +18,13 @@ namespace iabn::train {
 /// depend on the device) and moves it.
 std::shared_ptr<models::Network> build_network(const Config& config, c10::Device device);
 
-/// One split of a folder. Throws data::DataError, and ConfigError where network.classes is another number than the data's.
+/// choose_device(name), and LibTorch set as the configuration wants: with "deterministic" algorithms that give the same
+/// bits each time, else cuDNN may time its algorithms and keep the fastest. To be called before anything runs there.
+/// Throws what choose_device throws, and ConfigError for cuda_graph without a GPU.
+c10::Device prepare_device(const Config& config, const std::string& name);
+
+/// One split of a folder. Throws data::DataError, and ConfigError where network.classes is another number than the
+/// data's.
 std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, const std::filesystem::path& root,
                                                           data::Split split);
 

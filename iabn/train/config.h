@@ -34,7 +34,7 @@ struct NetworkConfig {
   double weight_gain_multiplier = 1;
   std::string weight_init = "xavier_normal";  // see models/weight_init.h
   int64_t width = 16;                         // (added) of preact_resnet*: channels of the first module
-  std::string gamma = "signed";               // (added) signed, or legacy for bn_mode inplace and sync: see nn/functional.h
+  std::string gamma = "signed";  // (added) signed, or legacy for bn_mode inplace and sync: see nn/functional.h
 };
 
 struct ScheduleConfig {

@@ -24,19 +24,21 @@ TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums&
   if (config.cuda_graph) graph_ = std::make_unique<CudaGraph>(device);
 }
 
+at::Tensor TrainStep::loss_of(const at::Tensor& images, const at::Tensor& labels, at::Tensor* logits) {
+  const Autocast autocast(device_, dtype_);
+  const at::Tensor output = network_.forward(images);
+  if (logits != nullptr) *logits = output.detach();
+  return at::cross_entropy_loss(output, labels, {}, at::Reduction::Mean, -100, config_.optimizer.label_smoothing);
+}
+
 void TrainStep::compute(const at::Tensor& images, const at::Tensor& labels) {
-  const OptimizerConfig& options = config_.optimizer;
-  const int64_t parts = options.accumulation_steps;
+  const int64_t parts = config_.optimizer.accumulation_steps;
   const auto image_parts = images.chunk(parts), label_parts = labels.chunk(parts);
   optimizer_.zero_grad();
   for (int64_t part = 0; part < parts; ++part) {
     const at::Tensor& target = label_parts[static_cast<size_t>(part)];
-    at::Tensor logits, loss;
-    {
-      const Autocast autocast(device_, dtype_);
-      logits = network_.forward(image_parts[static_cast<size_t>(part)]);
-      loss = at::cross_entropy_loss(logits, target, {}, at::Reduction::Mean, -100, options.label_smoothing);
-    }
+    at::Tensor logits;
+    const at::Tensor loss = loss_of(image_parts[static_cast<size_t>(part)], target, &logits);
     metrics_.add(loss, logits, target);
     logits.reset();
     const at::Tensor mean = parts > 1 ? loss / parts : loss;

@@ -34,6 +34,9 @@ class TrainStep {
   /// overwritten by the next step.
   const at::Tensor& operator()(const at::Tensor& images, const at::Tensor& labels);
 
+  /// The mean loss [] of a batch as the step computes it, with its graph; `logits` (may be null) gets the output.
+  at::Tensor loss_of(const at::Tensor& images, const at::Tensor& labels, at::Tensor* logits = nullptr);
+
   TrainOptimizer& optimizer() { return optimizer_; }
   LossScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
   AveragedWeights* averages() { return averages_ ? &*averages_ : nullptr; }

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <set>
 
@@ -38,20 +37,6 @@ class Clock {
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
-
-// Before anything runs on the device.
-c10::Device prepare_device(const Config& config, const TrainOptions& options) {
-  const c10::Device device = choose_device(options.device);
-  if (config.cuda_graph && !device.is_cuda()) {
-    throw ConfigError("cuda_graph: needs a GPU, and the device is " + device.str() + "; set it to false");
-  }
-  at::Context& context = at::globalContext();
-  context.setDeterministicCuDNN(config.deterministic);
-  context.setBenchmarkCuDNN(!config.deterministic);
-  context.setDeterministicAlgorithms(config.deterministic, /*warn_only=*/false);
-  if (config.deterministic) ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  return device;
-}
 
 fs::path made_folder(const fs::path& folder) {
   std::error_code error;
@@ -120,7 +105,7 @@ class Run {
 Run::Run(const Config& config, const TrainOptions& options)
     : config_(config),
       options_(options),
-      device_(prepare_device(config, options)),
+      device_(prepare_device(config, options.device)),
       train_loader_(open_loader(config, options, device_, data::Split::train)),
       val_loader_(open_loader(config, options, device_, data::Split::val)),
       train_data_(train_loader_, device_),

@@ -13,8 +13,8 @@
 namespace iabn::train {
 
 struct ValidateOptions {
-  std::filesystem::path checkpoint;  // any file that io::load_checkpoint reads
-  std::filesystem::path data;        // folder, see data/dataset.h; its val split
+  std::filesystem::path checkpoint;    // any file that io::load_checkpoint reads
+  std::filesystem::path data;          // folder, see data/dataset.h; its val split
   std::optional<int64_t> scale, crop;  // in place of input.scale_val and input.crop_val
   bool ten_crops = false;              // logits averaged over the corners and the centre, mirrored too
   std::optional<int64_t> batch_size;   // images at a time; by default optimizer.batch_size, a tenth with ten_crops

@@ -95,7 +95,8 @@ std::vector<std::string> load_weights(const std::filesystem::path& path, models:
   const nn::NamedTensors weights = nn::state_dict(network);
   const Mismatches mismatches = compare(weights, file);
   if (!mismatches.none()) {
-    throw WeightsError(path.string() + " does not fit the network:" + listed("missing in the file", mismatches.missing) +
+    throw WeightsError(path.string() +
+                       " does not fit the network:" + listed("missing in the file", mismatches.missing) +
                        listed("unknown to the network", mismatches.extra) + listed("other shapes", mismatches.shapes));
   }
   for (const auto& [key, tensor] : weights) {

@@ -98,7 +98,8 @@ class InPlaceABNSync(torch.autograd.Function):
 def synchronised(x, weight, bias, running, options, group):
     """Training over all processes. No wait of the host for the device.
 
-    running: (running_mean, running_var, num_batches_tracked, momentum), see update_running.
+    running: (running_mean, running_var, num_batches_tracked, momentum); they stay as they are where all processes
+    together have fewer than two values.
     options: (eps, kind, param, gamma) of the operators.
     """
     with torch.no_grad():
@@ -106,11 +107,8 @@ def synchronised(x, weight, bias, running, options, group):
         gathered = packed.new_empty((dist.get_world_size(group) * 3, packed.shape[1]))
         with _explained(f"inplace_abn_sync, forward of {packed.shape[1]} channels", group):
             dist.all_gather_into_tensor(gathered, packed, group=group)
-        count, mean, m2 = merge(gathered.view(-1, *packed.shape))
-        numbers = [t.to(packed.dtype) for t in (mean, m2 / count.clamp_min(1), count[0])]
-    z = InPlaceABNSync.apply(x, weight, bias, *numbers, *options, group)
-    update_running(count, mean, m2, *running)
-    return z
+        mean, var, count = torch.ops.iabn.abn_merge.default(gathered, *running)
+    return InPlaceABNSync.apply(x, weight, bias, mean, var, count, *options, group)
 
 
 class _Compiled(torch.autograd.Function):

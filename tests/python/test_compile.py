@@ -254,6 +254,7 @@ class TestOperators:
             "abn": (x.clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1e-5, *leaky, 0, 1),
             "abn_forward_": (x, weight.detach(), bias.detach(), mean, var, torch.tensor(0), 0.1, 1e-5, *leaky, 0),
             "abn_statistics": (x,),
+            "abn_merge": (torch.rand(6, 3) + 1, mean.clone(), var.clone(), torch.tensor(0), 0.1),
             "abn_apply_": (x, mean, var, weight.detach(), bias.detach(), 1e-5, *leaky, 0),
             "abn_backward": (z, d_z, var, weight.detach(), bias.detach(), True, 1e-5, *leaky, 0, True, True),
             "abn_backward_reduce": (z, d_z, bias.detach(), *leaky),

@@ -1,0 +1,120 @@
+"""`iabn train` and `iabn validate` as a user of Python meets them: snapshots in torch.load, figures in TensorBoard."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+CONFIG = {
+    "network": {
+        "arch": "preact_resnet8",
+        "width": 8,
+        "bn_mode": "inplace",
+        "activation": "leaky_relu",
+        "classes": 2,
+    },
+    "optimizer": {"batch_size": 8, "learning_rate": 0.05, "classifier_lr": 0.1, "schedule": {"epochs": 2}},
+    "input": {"augmentation": "flip", "crop_train": 16, "scale_val": -1, "crop_val": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def run(built_program, tmp_path_factory):
+    """Runs the program; returns its standard output. run.folder holds data/, config.json and, after training, logs/."""
+    folder = tmp_path_factory.mktemp("program")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 7)):
+        for label, name in enumerate(("dark", "light")):
+            (folder / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(110 * label, 140 + 110 * label, (18, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "data" / split / name / f"{i}.png")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+
+    def execute(*arguments, code=0):
+        command = [built_program("iabn"), *map(str, arguments)]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+        assert process.returncode == code, process.stderr
+        return process.stdout if code == 0 else process.stderr
+
+    execute.folder = folder
+    options = ("--log-dir", "logs", "--device", "cpu", "--weight-histograms", "--print-frequency", 2)
+    execute.output = execute("train", "config.json", "data", *options)
+    return execute
+
+
+@pytest.fixture
+def snapshot(run):
+    return torch.load(run.folder / "logs" / "checkpoint.pth.tar", weights_only=True)
+
+
+def test_a_snapshot_has_the_originals_layout(snapshot):
+    assert {"epoch", "arch", "state_dict", "best_prec1", "optimizer"} <= set(snapshot)
+    assert snapshot["epoch"] == 2 and snapshot["arch"] == "preact_resnet8"
+    assert next(iter(snapshot["state_dict"])) == "module.mod1.conv1.weight"
+    assert (
+        json.loads(snapshot["iabn"]["config"])["network"] | CONFIG["network"]
+        == json.loads(snapshot["iabn"]["config"])["network"]
+    )
+
+
+def test_its_optimizer_continues_in_torch_optim(snapshot):
+    parameters = [w for name, w in snapshot["state_dict"].items() if not name.endswith(("mean", "var", "tracked"))]
+    body, classifier = ([parameters[i] for i in group["params"]] for group in snapshot["optimizer"]["param_groups"])
+    assert len(body) + len(classifier) == len(parameters) and len(classifier) == 2
+    optimizer = torch.optim.SGD([{"params": body}, {"params": classifier}], lr=1, momentum=0.5)
+    optimizer.load_state_dict(snapshot["optimizer"])
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
+    assert all(optimizer.state[p]["momentum_buffer"].shape == p.shape for p in body + classifier)
+
+
+def test_tensorboard_shows_the_run(run):
+    if "IABN_BIN" not in os.environ:
+        pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(run.folder / "logs"))
+    accumulator.Reload()
+    tags = accumulator.Tags()
+    metrics = {f"{split}/{name}" for split in ("train", "val") for name in ("loss", "top1", "top5")}
+    assert metrics | {"train/lr"} <= set(tags["scalars"])
+    assert "weights/mod1.conv1.weight" in tags["histograms"]
+    assert [event.step for event in accumulator.Scalars("val/top1")] == [4, 8]
+    assert (run.folder / "logs" / "rank0.log").read_text().count("epoch ") >= 2
+
+
+def test_validate_repeats_the_last_evaluation(run, snapshot):
+    rows = (run.folder / "logs" / "log.csv").read_text().splitlines()
+    top1 = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))["val_top1"]
+    output = run("validate", "config.json", "logs/checkpoint.pth.tar", "data", "--device", "cpu")
+    assert f"top1 {float(top1):.2f} %" in output and "(14 images)" in output
+    assert "signed gamma (as the file says)" in output
+
+
+def test_validate_takes_ten_crops_other_modes_and_safetensors(run):
+    run("convert", "logs/checkpoint.pth.tar", "weights.safetensors")
+    standard = json.loads(json.dumps(CONFIG))
+    standard["network"]["bn_mode"] = "standard"
+    (run.folder / "standard.json").write_text(json.dumps(standard))
+    outputs = [
+        run("validate", config, "weights.safetensors", "data", "--device", "cpu", "--ten-crops", "--crop", 12)
+        for config in ("config.json", "standard.json")
+    ]
+    lines = [output.splitlines()[-1] for output in outputs]
+    assert lines[0] == lines[1] and "(14 images)" in lines[0]
+    assert "ten crops" in outputs[0]
+
+
+def test_weights_that_do_not_fit_are_listed(run, tmp_path):
+    state = torch.load(run.folder / "logs" / "checkpoint.pth.tar", weights_only=True)["state_dict"]
+    state["module.mod1.conv1.wieght"] = state.pop("module.mod1.conv1.weight")
+    state["module.classifier.fc.weight"] = torch.zeros(3, 32)
+    torch.save(state, tmp_path / "other.pth")
+    text = run("validate", "config.json", tmp_path / "other.pth", "data", "--device", "cpu", code=1)
+    assert "missing in the file (1)" in text and 'did you mean "mod1.conv1.wieght"?' in text
+    assert "unknown to the network (1)" in text
+    assert "classifier.fc.weight is [3, 32] in the file, [2, 32] in the network" in text
