@@ -123,7 +123,7 @@ void Transform::write_ten(Output output) const {
     for (const Box& window : windows) {
       output.window = window;
       output.mirrored = mirrored;
-      write_normalised(output, options_.mean, options_.std);
+      normalisation_.write(output);
       output.out += channels() * size_ * size_;
     }
   }

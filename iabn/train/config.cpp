@@ -61,16 +61,7 @@ NetworkConfig read_network(ConfigSection section) {
 
   check_architecture(section, network.arch);
   check_architecture_options(section, network);
-  if (network.bn_mode != "standard") {
-    if (network.activation == "relu") {
-      section.fail("activation", "relu cannot be inverted, so bn_mode " + network.bn_mode +
-                                     " cannot train it; use leaky_relu or elu");
-    }
-    if (network.activation != "identity" && !(network.activation_param > 0)) {
-      section.fail("activation_param", "must be above 0 with bn_mode " + network.bn_mode + ", got " +
-                                           std::to_string(network.activation_param));
-    }
-  } else if (network.gamma == "legacy") {
+  if (network.bn_mode == "standard" && network.gamma == "legacy") {
     section.fail("gamma", "\"legacy\" needs bn_mode inplace or sync");
   }
   check_at_least(section, "classes", network.classes, 1);
@@ -184,6 +175,19 @@ Config parse_config(const nlohmann::json& json) {
   section.check_unknown();
   check_at_least(section, "seed", config.seed, 0);
   return config;
+}
+
+void check_trainable(const Config& config) {
+  const NetworkConfig& network = config.network;
+  if (network.bn_mode == "standard" || network.activation == "identity") return;
+  if (network.activation == "relu") {
+    throw ConfigError("network.activation: relu cannot be inverted, so bn_mode " + network.bn_mode +
+                      " cannot train it; use leaky_relu or elu");
+  }
+  if (!(network.activation_param > 0)) {
+    throw ConfigError("network.activation_param: must be above 0 with bn_mode " + network.bn_mode + ", got " +
+                      std::to_string(network.activation_param));
+  }
 }
 
 Config load_config(const std::filesystem::path& path) {

@@ -80,6 +80,9 @@ struct Config {
 /// Throws ConfigError for an unknown key (naming the nearest known one), a wrong type, or a value out of range.
 Config parse_config(const nlohmann::json& json);
 
+/// Throws ConfigError where the network can only be evaluated: in-place layers train no activation without an inverse.
+void check_trainable(const Config& config);
+
 /// parse_config of a file; every error text begins with the path.
 Config load_config(const std::filesystem::path& path);
 

@@ -352,6 +352,7 @@ TrainResult train(const Config& config, const TrainOptions& options) {
   if (options.evaluate_only && !options.resume) {
     throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet");
   }
+  if (!options.evaluate_only) check_trainable(config);
   Run run(config, options);
   return options.evaluate_only ? run.evaluate_only() : run.train();
 }

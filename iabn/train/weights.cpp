@@ -77,7 +77,7 @@ std::vector<std::string> load_weights(const std::filesystem::path& path, models:
   std::vector<std::string> notes;
   const io::SnapshotInfo info = io::snapshot_info(checkpoint);
   if (info.version) notes.push_back("snapshot of iabn " + *info.version);
-  if (options.averages && use_averages(checkpoint.root)) notes.push_back("averaged weights (ema_decay)");
+  if (options.averages && use_averages(checkpoint.root)) notes.emplace_back("averaged weights (ema_decay)");
 
   const io::Gamma gamma = options.gamma ? *options.gamma : info.gamma.value_or(io::original_gamma(options.bn_mode));
   const char* why = options.gamma ? "as asked for"

@@ -1,0 +1,37 @@
+#pragma once
+
+// The processes of a job: torchrun's environment, and the process group over it.
+
+#include <chrono>
+#include <string>
+
+#include <c10/core/Device.h>
+
+#include "iabn/nn/sync.h"
+
+namespace iabn::train {
+
+/// This process among the others.
+struct World {
+  int rank = 0;
+  int size = 1;
+  int local_rank = 0;      // on this machine: the number of its GPU
+  nn::ProcessGroup group;  // null where it is alone
+};
+
+/// Collectives that take longer fail.
+inline constexpr std::chrono::minutes kDefaultTimeout{10};
+
+/// Joins the job that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe, as torchrun sets them: a
+/// store over TCP, NCCL for tensors on GPUs, Gloo for those of the CPU. Alone where WORLD_SIZE is not set or 1. Waits
+/// for all processes, at most `timeout`. Throws std::invalid_argument for variables that are missing or wrong, and
+/// std::runtime_error that names rank and address where the others can't be reached.
+World join_world(c10::DeviceType device, std::chrono::milliseconds timeout = kDefaultTimeout);
+
+/// The parts of join_world. NCCL needs a build with CUDA.
+c10::intrusive_ptr<c10d::Backend> make_gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+                                            std::chrono::milliseconds timeout);
+c10::intrusive_ptr<c10d::Backend> make_nccl(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+                                            std::chrono::milliseconds timeout);
+
+}  // namespace iabn::train
