@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "iabn/io/published.h"
 #include "iabn/models/deeplab_v3.h"
 #include "iabn/models/nearest.h"
 #include "iabn/models/network.h"
@@ -25,6 +26,7 @@ constexpr int64_t kHeadScale = 8;  // of the map that wider_resnet38_a2 with dil
 struct Arguments {
   std::vector<std::string> names;
   int64_t input = 224, batch = 1;
+  bool published = false;
 };
 
 train::NetworkCost cost(const std::string& name, const std::string& norm_mode, const Arguments& arguments) {
@@ -58,7 +60,28 @@ void print_row(const std::string& name, const train::NetworkCost& standard, cons
   std::fflush(stdout);
 }
 
+int list_published() {
+  std::printf("Models that the authors of In-Place Activated BatchNorm published, and the results that they report\n");
+  std::printf("(ImageNet validation, top-1/top-5, %%). iabn convert --list and iabn validate read their files.\n\n");
+  std::printf("%-28s %-18s %-9s %5s %13s %13s %13s  %s\n", "model", "arch", "bn_mode", "batch", "224", "224, 10 crops",
+              "320", "md5");
+  const auto pair = [](const io::Accuracy& accuracy) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2f/%.2f", accuracy.top1, accuracy.top5);
+    return std::string(accuracy.top1 > 0 ? text : "-");
+  };
+  for (const io::PublishedModel& model : io::published_models()) {
+    std::printf("%-28s %-18s %-9s %5d %13s %13s %13s  %s\n", std::string(model.name).c_str(),
+                std::string(model.arch).c_str(), std::string(model.bn_mode).c_str(), model.batch_size,
+                pair(model.crop224).c_str(), pair(model.ten_crops224).c_str(), pair(model.crop320).c_str(),
+                std::string(model.md5).c_str());
+    if (model.vistas_miou > 0) std::printf("%-28s Mapillary Vistas, test: mIoU %.2f %%\n", "", model.vistas_miou);
+  }
+  return kOk;
+}
+
 int run_models(Arguments arguments) {
+  if (arguments.published) return list_published();
   std::vector<std::string> known = models::network_names();
   known.emplace_back(kHead);
   if (arguments.names.empty()) arguments.names = known;
@@ -97,6 +120,8 @@ void add_models(CLI::App& app, Run& run) {
   command->add_option("--batch", arguments->batch, "Images in the batch")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command->add_flag("--published", arguments->published,
+                    "List the models that the method's authors published, with their results and md5 sums, instead");
   command->callback([arguments, &run] { run = [arguments] { return run_models(*arguments); }; });
 }
 

@@ -31,29 +31,41 @@ void RunLog::print(const std::string& line) {
   std::fflush(file_);
 }
 
+// A run is worth more than its curves: where they can't be written it goes on without.
+template <class Write>
+void RunLog::to_tensorboard(Write&& write) {
+  if (!events_) return;
+  try {
+    write(*events_);
+  } catch (const io::EventFileError& error) {
+    events_.reset();
+    print(std::string("no more figures for TensorBoard: ") + error.what());
+  }
+}
+
 void RunLog::open_tensorboard(int64_t step) {
   events_ = std::make_unique<io::EventWriter>(folder_);
-  if (step > 0) events_->start_at(step);
+  if (step > 0) to_tensorboard([&](io::EventWriter& events) { events.start_at(step); });
 }
 
 void RunLog::metrics(const char* split, int64_t step, const Metrics& metrics) {
-  if (!events_) return;
-  const std::string prefix = std::string(split) + "/";
-  events_->add_scalar(prefix + "loss", step, metrics.loss);
-  events_->add_scalar(prefix + "top1", step, metrics.top1);
-  events_->add_scalar(prefix + "top5", step, metrics.top5);
+  to_tensorboard([&](io::EventWriter& events) {
+    const std::string prefix = std::string(split) + "/";
+    events.add_scalar(prefix + "loss", step, metrics.loss);
+    events.add_scalar(prefix + "top1", step, metrics.top1);
+    events.add_scalar(prefix + "top5", step, metrics.top5);
+  });
 }
 
 void RunLog::learning_rate(int64_t step, double rate) {
-  if (events_) events_->add_scalar("train/lr", step, rate);
+  to_tensorboard([&](io::EventWriter& events) { events.add_scalar("train/lr", step, rate); });
 }
 
 void RunLog::weight_histograms(int64_t step, const torch::nn::Module& network) {
-  if (!events_) return;
   for (const auto& item : network.named_parameters()) {
     const at::Tensor values = item.value().detach().to(at::kCPU, at::kFloat).contiguous();
-    events_->add_histogram("weights/" + item.key(), step,
-                           std::span(values.const_data_ptr<float>(), static_cast<size_t>(values.numel())));
+    const std::span floats(values.const_data_ptr<float>(), static_cast<size_t>(values.numel()));
+    to_tensorboard([&](io::EventWriter& events) { events.add_histogram("weights/" + item.key(), step, floats); });
   }
 }
 

@@ -32,7 +32,8 @@ class RunLog {
   Progress& progress() { return progress_; }
 
   /// From here on figures go to TensorBoard, too: train/loss, train/top1, train/top5, val/... over the run's steps. A
-  /// resumed run replaces what an earlier one wrote of steps from `step` on. Throws io::EventFileError.
+  /// resumed run replaces what an earlier one wrote of steps from `step` on. Throws io::EventFileError; what fails
+  /// later is said once, and the figures end there.
   void open_tensorboard(int64_t step);
   /// split: "train" or "val".
   void metrics(const char* split, int64_t step, const Metrics& metrics);
@@ -41,6 +42,9 @@ class RunLog {
   void weight_histograms(int64_t step, const torch::nn::Module& network);
 
  private:
+  template <class Write>
+  void to_tensorboard(Write&& write);
+
   std::filesystem::path folder_;
   Progress progress_;
   std::FILE* file_ = nullptr;

@@ -26,13 +26,6 @@ constexpr int64_t kFormat = 2;  // of what is under "iabn"; raise it when an old
 // A handle; it shares its state with LibTorch's own.
 at::Generator generator(c10::Device device) { return at::globalContext().defaultGenerator(device); }
 
-Dict ordered_dict(const nn::NamedTensors& tensors, const std::string& prefix) {
-  Dict dict;
-  dict.ordered = true;
-  for (const auto& [name, tensor] : tensors) dict.items.push_back({prefix + name, io::from_at(tensor.detach())});
-  return dict;
-}
-
 // As torch.optim's state_dict(): {"state": {index: {name: tensor}}, "param_groups": [{..., "params": [indices]}]}.
 Dict optimizer_dict(const OptimizerConfig& config, const TrainOptimizer& optimizer) {
   Dict states;
@@ -195,7 +188,6 @@ std::vector<std::string> config_differences(const nlohmann::json& there, const n
 }
 
 std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state) {
-  const nn::NamedTensors weights = nn::state_dict(parts.network);
   Dict own;
   own.set("format", kFormat);
   own.set("version", std::string(kVersion));
@@ -210,12 +202,12 @@ std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state) {
   if (parts.device.is_cuda()) own.set("rng_cuda", io::from_at(generator(parts.device).get_state()));
   if (const LossScaler* scaler = parts.step.scaler()) own.set("loss_scale", io::from_at(scaler->state()));
   if (const AveragedWeights* averages = parts.step.averages()) {
-    own.set("averages", ordered_dict(averages->named(), "module."));
+    own.set("averages", io::to_state_dict(averages->named(), "module."));
   }
   Dict root;
   root.set("epoch", state.epoch);
   root.set("arch", parts.config.network.arch);
-  root.set("state_dict", ordered_dict(weights, "module."));
+  root.set("state_dict", io::to_state_dict(nn::state_dict(parts.network), "module."));
   root.set("best_prec1", state.best_top1);
   root.set("optimizer", optimizer_dict(parts.config.optimizer, parts.step.optimizer()));
   root.set("iabn", std::move(own));

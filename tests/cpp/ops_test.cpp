@@ -122,7 +122,7 @@ TEST(Messages, NameTheOperatorTheArgumentWhatCameAndWhatToDo) {
        },
        {"must not be below 0 where gradients are wanted"}},
       {[] { nn::InPlaceABN(nn::ABNOptions(0)); }, {"num_features must be positive"}},
-      {[] { nn::make_norm_act("fancy", nn::ABNOptions(3)); }, {"\"standard\" or \"inplace\", got \"fancy\""}},
+      {[] { nn::make_norm_act("fancy", nn::ABNOptions(3)); }, {"\"standard\", \"inplace\" or \"sync\", got \"fancy\""}},
   };
   for (const BadInput& bad : table) {
     const std::string message = message_of(bad.run);
