@@ -146,6 +146,7 @@ int run_bench_network(const Arguments& arguments) {
     throw train::ConfigError("network.activation: relu has no in-place form to compare; use leaky_relu or elu");
   }
   if (arguments.batch_size) config.optimizer.batch_size = *arguments.batch_size;
+  config = train::parse_config(train::to_json(config));  // the new batch must fit the other keys
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
   if (arguments.precision) config.precision = *arguments.precision;
   config.cuda_graph |= arguments.cuda_graph;

@@ -39,6 +39,12 @@ std::string resume_command(const Arguments& arguments, const std::string& checkp
   if (arguments.options.device != "auto") command += " --device " + quoted(arguments.options.device);
   if (arguments.threads > 0) command += " --threads " + std::to_string(arguments.threads);
   if (arguments.options.skip_corrupt) command += " --skip-corrupt";
+  if (arguments.options.workers != train::TrainOptions().workers) {
+    command += " --workers " + std::to_string(arguments.options.workers);
+  }
+  if (arguments.options.print_frequency != train::TrainOptions().print_frequency) {
+    command += " --print-frequency " + std::to_string(arguments.options.print_frequency);
+  }
   if (arguments.options.weight_histograms) command += " --weight-histograms";
   if (arguments.options.snapshot_minutes > 0) {
     std::ostringstream minutes;
@@ -74,6 +80,10 @@ int run_train(Arguments arguments) {
   options.log_dir = arguments.log_dir;
   if (!arguments.resume.empty()) options.resume = arguments.resume;
   const train::TrainResult result = train::train(config, options);
+  if (options.evaluate_only) {
+    if (result.interrupted_by != 0) std::cerr << "iabn: interrupted\n";
+    return result.interrupted_by == 0 ? kOk : 128 + result.interrupted_by;
+  }
   if (result.interrupted_by == 0) {
     std::cout << closing_line(result, options.log_dir) << "\n";
     return kOk;

@@ -14,7 +14,7 @@ namespace iabn::models {
 
 /// The norm layers of a network, and the activation behind each.
 struct NormOptions {
-  /// "standard" (BatchNorm, then activation) or "inplace" (InPlace-ABN): see iabn::nn::make_norm_act.
+  /// "standard" (BatchNorm, then activation), "inplace" (InPlace-ABN) or "sync": see iabn::nn::make_norm_act.
   std::string norm_mode = "standard";
   /// "relu", "leaky_relu", "elu" or "identity", with its slope or alpha.
   std::string activation = "relu";

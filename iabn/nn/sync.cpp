@@ -1,6 +1,7 @@
 #include "iabn/nn/sync.h"
 
-#include <map>
+#include <mutex>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -34,6 +35,25 @@ void exchange(const ProcessGroup& group, const std::string& what, Collective&& c
                 " could not exchange data with the others. One of them has ended, whose own message tells why, or has "
                 "not come to this layer within the group's timeout. ",
                 torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
+  }
+}
+
+/// Before anything is sent or written: a process that fails later leaves the others waiting.
+void check_arguments(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+                     const Tensor& running_var, const InPlaceABNFuncOptions& options, const std::string& name) {
+  TORCH_CHECK(x.defined() && x.dim() >= 2, name, ": x must have shape [N, C, ...] with at least 2 dimensions, got ",
+              x.defined() ? c10::str(x.sizes()) : "nothing");
+  const ActivationSpec& activation = options.activation;
+  const bool has_slope = activation.kind == Activation::kLeakyReLU || activation.kind == Activation::kELU;
+  TORCH_CHECK(activation.kind != Activation::kReLU && (!has_slope || activation.param > 0), name,
+              ": training needs an activation that can be inverted, got ", activation_name(activation.kind), " with ",
+              activation.param, ": use leaky_relu with a slope above 0, elu with an alpha above 0, identity, or ABN");
+  TORCH_CHECK(options.eps >= 0, name, ": eps must not be negative, got ", options.eps);
+  for (const auto& [what, tensor] :
+       {std::pair{"weight", &weight}, std::pair{"bias", &bias}, std::pair{"running_mean", &running_mean},
+        std::pair{"running_var", &running_var}}) {
+    TORCH_CHECK(!tensor->defined() || (tensor->dim() == 1 && tensor->size(0) == x.size(1)), name, ": ", what,
+                " must have shape [", x.size(1), "] (channels of x), got ", tensor->sizes());
   }
 }
 
@@ -95,6 +115,19 @@ class InPlaceABNSyncFunction : public torch::autograd::Function<InPlaceABNSyncFu
   }
 };
 
+/// The number of this check among those of the group, the same on every rank.
+int64_t next_check(const ProcessGroup& group) {
+  static std::mutex mutex;
+  static std::vector<std::pair<c10::weak_intrusive_ptr<c10d::ProcessGroup>, int64_t>> counts;
+  const std::lock_guard lock(mutex);
+  std::erase_if(counts, [](const auto& item) { return item.first.expired(); });
+  for (auto& [known, count] : counts) {
+    if (known.lock() == group) return count++;
+  }
+  counts.emplace_back(c10::weak_intrusive_ptr<c10d::ProcessGroup>(group), 1);
+  return 0;
+}
+
 }  // namespace
 
 void set_process_group(ProcessGroup group) { default_group() = std::move(group); }
@@ -105,8 +138,8 @@ Tensor inplace_abn_over_group(Tensor x, const Tensor& weight, const Tensor& bias
                               const Tensor& running_var, const Tensor& num_batches_tracked,
                               const InPlaceABNFuncOptions& options, const ProcessGroup& group,
                               const std::string& name) {
-  TORCH_CHECK(x.defined(), name, ": x is undefined: pass a tensor of shape [N, C, ...]");
-  TORCH_CHECK(options.training, name, ": only training has statistics to synchronise");
+  TORCH_CHECK(options.training && group, name, ": needs training and a process group");
+  check_arguments(x, weight, bias, running_mean, running_var, options, name);
   check_overwrite(x, wants_gradients(x, weight, bias));
   std::vector<Tensor> statistics(3);
   {
@@ -138,12 +171,13 @@ Tensor inplace_abn_sync(Tensor x, const Tensor& weight, const Tensor& bias, cons
 }
 
 void check_same_layer(const ProcessGroup& group, const std::string& facts) {
-  static std::map<const c10d::ProcessGroup*, int64_t> checks;  // of each group so far
-  const int64_t number = checks[group.get()]++;
+  const int64_t number = next_check(group);
   const int rank = group->getRank(), size = group->getSize();
   const auto store = group->getStore();
   TORCH_CHECK(store, facts, ": the process group has no store; make it with one");
-  const auto key = [&](int of) { return "iabn/layer/" + std::to_string(number) + "/" + std::to_string(of); };
+  const auto key = [&](int of) {
+    return "iabn/layer/" + group->getGroupName() + "/" + std::to_string(number) + "/" + std::to_string(of);
+  };
   store->set(key(rank), std::vector<uint8_t>(facts.begin(), facts.end()));
   for (int other = 0; other < size; ++other) {
     std::vector<uint8_t> answer;
@@ -164,20 +198,29 @@ InPlaceABNSyncImpl::InPlaceABNSyncImpl(ABNOptions options_) : NormActImpl(std::m
 Tensor InPlaceABNSyncImpl::forward(Tensor x) {
   const ProcessGroup& group = group_ ? group_ : process_group();
   keep_counter_integer();
-  const bool training = uses_batch_statistics();
-  if (training && group && group->getSize() > 1) {
-    const std::string facts =
-        name + " (" + std::to_string(options.num_features()) + " channels, " + c10::toString(x.scalar_type()) + ")";
-    if (facts != checked_) {
-      check_same_layer(group, facts);
-      checked_ = facts;
-    }
-  }
-  const InPlaceABNFuncOptions function{training, options.momentum(), options.eps(),
+  const bool synchronised = is_training() && group && group->getSize() > 1;
+  if (synchronised) check_others(group, x);
+  const InPlaceABNFuncOptions function{uses_batch_statistics(), options.momentum(), options.eps(),
                                        parse_activation(options.activation(), options.activation_param()),
                                        options.gamma()};
-  return inplace_abn_sync(std::move(x), weight, bias, running_mean, running_var, num_batches_tracked, function, group,
-                          name);
+  // Without running statistics evaluation uses the batch's, of this process: nobody else may be evaluating.
+  return inplace_abn_sync(std::move(x), weight, bias, running_mean, running_var, num_batches_tracked, function,
+                          synchronised ? group : ProcessGroup(), name);
+}
+
+void InPlaceABNSyncImpl::check_others(const ProcessGroup& group, const Tensor& x) {
+  if (checked_group_ != group) {
+    checked_group_ = group;
+    checked_.clear();
+  }
+  std::ostringstream facts;
+  facts << name << " (" << (x.dim() >= 2 ? x.size(1) : 0) << " channels, " << x.scalar_type() << ", "
+        << (wants_gradients(x, weight, bias) ? "with" : "without") << " gradients";
+  for (const double number : {options.eps(), options.momentum().value_or(-1), options.activation_param()}) {
+    facts << ", " << number;
+  }
+  facts << ", " << options.activation() << ", gamma " << static_cast<int64_t>(options.gamma()) << ")";
+  if (checked_.insert(facts.str()).second) check_same_layer(group, facts.str());
 }
 
 std::shared_ptr<NormActImpl> InPlaceABNSyncImpl::make(const ABNOptions& options_) const {

@@ -3,6 +3,7 @@
 // In-Place Activated BatchNorm with the statistics of all processes of a c10d process group.
 
 #include <memory>
+#include <set>
 #include <string>
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -43,8 +44,8 @@ at::Tensor inplace_abn_over_group(at::Tensor x, const at::Tensor& weight, const 
 /// `facts`) as their next check. Through the group's store: waits for all, at most the store's timeout. Collective.
 void check_same_layer(const ProcessGroup& group, const std::string& facts);
 
-/// In-Place ABN over the processes of its group, by default process_group(). Checks once per group and shape of layer
-/// that all processes have come to the same one.
+/// In-Place ABN over the processes of its group, by default process_group(), in training. Checks at its first pass in a
+/// group, and where channels, dtype or options are new, that all processes have come to the same layer.
 class InPlaceABNSyncImpl : public NormActImpl {
  public:
   explicit InPlaceABNSyncImpl(ABNOptions options);
@@ -60,8 +61,11 @@ class InPlaceABNSyncImpl : public NormActImpl {
   const char* class_name() const override { return "iabn::nn::InPlaceABNSync"; }
 
  private:
+  void check_others(const ProcessGroup& group, const torch::Tensor& x);
+
   ProcessGroup group_;
-  std::string checked_;  // what the last check was about
+  ProcessGroup checked_group_;
+  std::set<std::string> checked_;  // what checks in that group were about
 };
 TORCH_MODULE(InPlaceABNSync);
 

@@ -1,5 +1,7 @@
 #include "iabn/train/averaged_weights.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
@@ -13,6 +15,15 @@ AveragedWeights::AveragedWeights(const torch::nn::Module& network, double decay)
   };
   for (const auto& item : network.named_parameters()) add(item.key(), item.value());
   for (const auto& item : network.named_buffers()) add(item.key(), item.value());
+  size_t largest = 0;
+  for (const at::Tensor& weight : weights_) largest = std::max(largest, weight.nbytes());
+  if (weights_.empty()) return;
+  scratch_ = at::empty({static_cast<int64_t>(largest)}, weights_[0].options().dtype(at::kByte).requires_grad(false));
+}
+
+void AveragedWeights::reset() {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < weights_.size(); ++i) averages_[i].second.copy_(weights_[i]);
 }
 
 void AveragedWeights::update() {
@@ -32,9 +43,12 @@ void AveragedWeights::update() {
 void AveragedWeights::swap() {
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < weights_.size(); ++i) {
-    const at::Tensor weight = weights_[i].detach().clone();
-    weights_[i].copy_(averages_[i].second);
-    averages_[i].second.copy_(weight);
+    at::Tensor& average = averages_[i].second;
+    const at::Tensor weight =
+        scratch_.narrow(0, 0, static_cast<int64_t>(average.nbytes())).view(average.scalar_type()).view(average.sizes());
+    weight.copy_(weights_[i]);
+    weights_[i].copy_(average);
+    average.copy_(weight);
   }
 }
 

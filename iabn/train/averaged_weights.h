@@ -2,6 +2,7 @@
 
 // An exponential moving average of a network's weights.
 
+#include <exception>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,8 @@ class AveragedWeights {
 
   /// After each step of the optimiser; capturable.
   void update();
+  /// The averages begin again as copies of the weights.
+  void reset();
   /// Exchanges the network's weights and the averages, in place: once to evaluate with the averages, once to go on.
   void swap();
 
@@ -32,6 +35,7 @@ class AveragedWeights {
   double decay_;
   std::vector<at::Tensor> weights_;
   std::vector<std::pair<std::string, at::Tensor>> averages_;
+  at::Tensor scratch_;  // bytes of the largest of them: an exchange must not fail half-way for want of memory
 };
 
 /// While one lives, the network computes with its averaged weights; nullptr: with its own.
@@ -40,8 +44,13 @@ class UseAverages {
   explicit UseAverages(AveragedWeights* averages) : averages_(averages) {
     if (averages_ != nullptr) averages_->swap();
   }
+  /// Where the device has failed, the error that is on its way says so.
   ~UseAverages() {
-    if (averages_ != nullptr) averages_->swap();
+    if (averages_ == nullptr) return;
+    try {
+      averages_->swap();
+    } catch (const std::exception&) {
+    }
   }
   UseAverages(const UseAverages&) = delete;
   UseAverages& operator=(const UseAverages&) = delete;

@@ -6,6 +6,7 @@
 
 #include "iabn/models/registry.h"
 #include "iabn/models/weight_init.h"
+#include "iabn/nn/sync.h"
 #include "iabn/train/device.h"
 
 namespace iabn::train {
@@ -29,6 +30,7 @@ std::shared_ptr<models::Network> build_network(const Config& config, c10::Device
                                   .gain_multiplier = network_config.weight_gain_multiplier,
                                   .activation = network_config.activation,
                                   .activation_param = network_config.activation_param});
+  nn::name_sync_layers(*network);
   network->to(device);
   if (config.channels_last) {
     const torch::NoGradGuard no_grad;

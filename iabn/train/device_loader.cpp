@@ -32,7 +32,7 @@ void DeviceLoader::start_epoch(int64_t epoch, int64_t first_batch) {
 void DeviceLoader::prefetch() {
   if (fetched_) return;
   const auto batch = loader_.next();
-  fetched_ = true;
+  fetched_ = !batch || !copies_;  // of a copy that fails, nothing was fetched
   if (!batch) return;
   if (!copies_) {
     ahead_ = DeviceBatch{batch->images, batch->labels};
@@ -45,6 +45,7 @@ void DeviceLoader::prefetch() {
   // The memory belongs to the copy stream: it must not be given out again while the user still reads it.
   ahead_->images.record_stream(user);
   ahead_->labels.record_stream(user);
+  fetched_ = true;
 }
 
 std::optional<DeviceBatch> DeviceLoader::next() {

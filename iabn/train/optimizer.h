@@ -3,6 +3,7 @@
 // SGD and Adam on PyTorch's fused operators: one launch for many tensors, no host synchronisation, capturable.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,7 +30,7 @@ class TrainOptimizer {
 
   /// Sets every rate to its initial value times `factor`.
   void scale_learning_rates(double factor);
-  /// The current rate of group 0 (the parameters outside the classifier) or 1.
+  /// The current rate of a group of groups().
   double learning_rate(size_t group = 0) const { return groups_.at(group).rate; }
 
   /// Clips the gradients' common norm where the configuration says so, then takes a step. With a scaler the gradients
@@ -46,7 +47,7 @@ class TrainOptimizer {
 
   /// In the order of state().
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
-  /// Indices of the parameters of each group.
+  /// Indices of the parameters of each group: those outside the classifier, then the classifier's; none is empty.
   std::vector<std::vector<int64_t>> groups() const;
 
  private:

@@ -15,7 +15,8 @@ namespace iabn::train {
 at::ScalarType precision_dtype(const std::string& precision);
 
 /// While one lives, convolutions and linear layers on `device` compute in `dtype` from float32 parameters, losses in
-/// float32 (PyTorch's autocast lists). Does nothing for float32. The copies of the weights go with it.
+/// float32 (PyTorch's autocast lists). Does nothing for float32. Copies of weights that backward needs live on in its
+/// graph.
 class Autocast {
  public:
   Autocast(c10::Device device, at::ScalarType dtype);

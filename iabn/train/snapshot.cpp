@@ -70,6 +70,9 @@ class Reader {
     } catch (const io::CheckpointError& error) {
       throw SnapshotError(error.what());
     }
+    if (!file_.suspicious_records.empty()) {
+      fail("is damaged: the checksum of " + file_.suspicious_records.front() + " does not match");
+    }
     own_ = file_.root.find("iabn");
     if (own_ == nullptr) fail("is not a snapshot of iabn: it can give weights, but not continue a run");
     if (number("format") != kFormat) {
@@ -83,7 +86,22 @@ class Reader {
   int64_t number(const char* key) const { return *get<int64_t>(*own_, key); }
   double real(const char* key) const { return *get<double>(*own_, key); }
   const std::string& text(const char* key) const { return *get<std::string>(*own_, key); }
-  at::Tensor tensor(const char* key) const { return io::to_at(*get<io::Tensor>(*own_, key)); }
+  at::Tensor tensor(const char* key, at::ScalarType dtype, int64_t numbers = -1) const {
+    const at::Tensor tensor = io::to_at(*get<io::Tensor>(*own_, key));
+    if (tensor.scalar_type() != dtype || tensor.dim() != 1 || (numbers >= 0 && tensor.numel() != numbers)) {
+      fail(std::string("is damaged: ") + key + " has another shape or dtype");
+    }
+    return tensor.clone();
+  }
+
+  /// The state of LibTorch's generator of `device`.
+  void restore_generator(const char* key, c10::Device device) const {
+    try {
+      generator(device).set_state(tensor(key, at::kByte));
+    } catch (const c10::Error& error) {
+      fail(std::string("is damaged: ") + key + ": " + error.what_without_backtrace());
+    }
+  }
   bool has(const char* key) const { return own_->find(key) != nullptr; }
   const Value& own() const { return *own_; }
   const Value& root() const { return file_.root; }
@@ -101,6 +119,17 @@ class Reader {
       if (source.sizes() != target.sizes()) fail(prefix + name + " has another shape than in the network");
       target.detach().copy_(source);
     }
+  }
+
+  RunState run_state() const {
+    RunState state;
+    state.epoch = *get<int64_t>(root(), "epoch");
+    state.best_top1 = *get<double>(root(), "best_prec1");
+    state.step = number("step");
+    state.train_images = number("train_images");
+    state.epoch_seconds = real("epoch_seconds");
+    if (state.epoch < 0 || state.step < 0) fail("is damaged: epoch or step is negative");
+    return state;
   }
 
   std::vector<TrainOptimizer::NamedTensors> optimizer_state() const {
@@ -157,7 +186,10 @@ void check_config(const Reader& reader, const Config& config, bool any, std::vec
   } catch (const SnapshotError&) {
     throw;
   } catch (const std::exception& error) {
-    if (any) return;
+    if (any) {
+      if (passed_over != nullptr) *passed_over = {std::string("the snapshot's cannot be read: ") + error.what()};
+      return;
+    }
     reader.fail(std::string("holds a configuration that this version cannot read: ") + error.what());
   }
   auto differences = config_differences(to_json(found), to_json(config));
@@ -219,9 +251,11 @@ RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& p
   const at::NoGradGuard no_grad;
   const Reader reader(path);
   check_config(reader, parts.config, any_config, differences);
+  const RunState state = reader.run_state();
   reader.copy_all(reader.root(), "state_dict", nn::state_dict(parts.network), "module.");
-  if (AveragedWeights* averages = parts.step.averages(); averages != nullptr && reader.has("averages")) {
-    reader.copy_all(reader.own(), "averages", averages->named(), "module.");
+  if (AveragedWeights* averages = parts.step.averages()) {
+    averages->reset();
+    if (reader.has("averages")) reader.copy_all(reader.own(), "averages", averages->named(), "module.");
   }
   try {
     parts.step.optimizer().load_state(reader.optimizer_state());
@@ -229,25 +263,12 @@ RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& p
     reader.fail(error.what());
   }
   if (LossScaler* scaler = parts.step.scaler(); scaler != nullptr && reader.has("loss_scale")) {
-    scaler->load_state(reader.tensor("loss_scale"));
+    scaler->load_state(reader.tensor("loss_scale", at::kFloat, 2));
   }
-  parts.metrics.restore(reader.tensor("metric_sums"), reader.number("metric_images"));
-  generator(c10::Device(c10::kCPU)).set_state(reader.tensor("rng_cpu").clone());
+  parts.metrics.restore(reader.tensor("metric_sums", at::kDouble, 3), reader.number("metric_images"));
+  reader.restore_generator("rng_cpu", c10::Device(c10::kCPU));
   // A run that began on the CPU has no state of the GPU; then the seed's stays, as at its start.
-  if (parts.device.is_cuda() && reader.has("rng_cuda")) {
-    generator(parts.device).set_state(reader.tensor("rng_cuda").clone());
-  }
-  RunState state;
-  const auto* epoch = reader.root().find("epoch");
-  const auto* best = reader.root().find("best_prec1");
-  if (epoch == nullptr || !epoch->is<int64_t>() || best == nullptr || !best->is<double>()) {
-    reader.fail("is damaged: it lacks epoch or best_prec1");
-  }
-  state.epoch = *epoch->as<int64_t>();
-  state.best_top1 = *best->as<double>();
-  state.step = reader.number("step");
-  state.train_images = reader.number("train_images");
-  state.epoch_seconds = reader.real("epoch_seconds");
+  if (parts.device.is_cuda() && reader.has("rng_cuda")) reader.restore_generator("rng_cuda", parts.device);
   return state;
 }
 

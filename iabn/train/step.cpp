@@ -7,7 +7,8 @@
 namespace iabn::train {
 namespace {
 
-// cuDNN and cuBLAS choose their algorithms in the first; one more, so that what is made once lies behind.
+// cuDNN and cuBLAS choose their algorithms in the first; what is made once (the exchange areas of the layer's kernels,
+// LibTorch's buffers) lies behind after it.
 constexpr int64_t kEagerSteps = 3;
 
 }  // namespace
@@ -51,6 +52,8 @@ void TrainStep::compute(const at::Tensor& images, const at::Tensor& labels) {
 
 const at::Tensor& TrainStep::operator()(const at::Tensor& images, const at::Tensor& labels) {
   const int64_t count = labels.size(0);
+  TORCH_CHECK(count > 0 && count % config_.optimizer.accumulation_steps == 0, "a batch of ", count,
+              " images cannot be cut into accumulation_steps = ", config_.optimizer.accumulation_steps, " equal parts");
   if (!graph_) {
     compute(images, labels);
   } else if (eager_steps_ < kEagerSteps) {
@@ -62,6 +65,8 @@ const at::Tensor& TrainStep::operator()(const at::Tensor& images, const at::Tens
       graph_labels_ = at::empty_like(labels);
       graph_->capture([&] { compute(graph_images_, graph_labels_); });
     }
+    TORCH_CHECK(images.sizes() == graph_images_.sizes(), "the CUDA graph was captured for images of shape ",
+                graph_images_.sizes(), ", got ", images.sizes());
     graph_images_.copy_(images, /*non_blocking=*/true);
     graph_labels_.copy_(labels, /*non_blocking=*/true);
     graph_->replay();

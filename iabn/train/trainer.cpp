@@ -77,7 +77,7 @@ class Run {
   void finish_epoch(const Metrics& train, const Metrics& val);
   void report_skipped();
   void save(const char* name);
-  void check_weights() const;
+  void check_weights();
   void check_finite(double loss, const char* what = "loss") const;
   [[noreturn]] void fail_diverged(const std::string& symptom) const;
   ProgressState progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const;
@@ -126,10 +126,22 @@ void Run::resume() {
   std::vector<std::string> differences;
   state_ = load_snapshot(*options_.resume, parts(), options_.any_config, &differences);
   for (const std::string& difference : differences) log_.print("another configuration: " + difference);
+  if (options_.evaluate_only) return;
   const int64_t images = train_loader_.dataset().size();
-  if (state_.train_images != images && !options_.evaluate_only) {
+  if (state_.train_images != images) {
     throw SnapshotError(options_.resume->string() + ": was trained on " + std::to_string(state_.train_images) +
                         " images, the folder holds " + std::to_string(images));
+  }
+  if (!differences.empty() && state_.step > 0) {
+    // Another batch size or seed gives another order: the step says nothing about it.
+    log_.print("beginning epoch " + std::to_string(state_.epoch + 1) + " again");
+    state_.step = 0;
+    state_.epoch_seconds = 0;
+    metrics_.reset();
+  }
+  if (state_.step > train_loader_.batches()) {
+    throw SnapshotError(options_.resume->string() + ": is damaged: step " + std::to_string(state_.step) +
+                        " of an epoch of " + std::to_string(train_loader_.batches()));
   }
 }
 
@@ -228,7 +240,9 @@ void Run::train_epoch() {
     if (!batch) break;
     train_step(*batch);
     ++state_.step;
-    const bool log_step = state_.step % options_.print_frequency == 0, draw = log_.progress().due(state_.step);
+    // The epoch's last step is logged at its end.
+    const bool log_step = state_.step % options_.print_frequency == 0 && state_.step < train_loader_.batches();
+    const bool draw = log_.progress().due(state_.step);
     if (log_step || draw) {
       const Metrics metrics = metrics_.values();
       check_finite(metrics.loss);
@@ -308,12 +322,20 @@ void Run::save(const char* name) {
   since_snapshot_ = Clock();
 }
 
-// With the running statistics. One sum in double, which finite floats cannot overflow, and one wait for a GPU.
-void Run::check_weights() const {
+// With the running statistics, the optimiser's state and the averages. One sum in double, which finite floats cannot
+// overflow, and one wait for a GPU.
+void Run::check_weights() {
   const at::NoGradGuard no_grad;
   at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device_));
-  for (const auto& parameter : network_->parameters()) sum += parameter.sum(at::kDouble);
-  for (const auto& buffer : network_->buffers()) sum += buffer.sum(at::kDouble);
+  const auto add = [&sum](const at::Tensor& tensor) { sum += tensor.sum(at::kDouble); };
+  for (const auto& parameter : network_->parameters()) add(parameter);
+  for (const auto& buffer : network_->buffers()) add(buffer);
+  for (const auto& tensors : step_.optimizer().state()) {
+    for (const auto& item : tensors) add(item.second);
+  }
+  if (const AveragedWeights* averages = step_.averages()) {
+    for (const auto& item : averages->named()) add(item.second);
+  }
   if (!std::isfinite(sum.item<double>())) fail_diverged("a weight or a running statistic is not finite");
 }
 

@@ -17,8 +17,8 @@
 namespace iabn::train {
 
 Metrics validate(Config config, const ValidateOptions& options) {
-  const c10::Device device = choose_device(options.device);
-  at::globalContext().setBenchmarkCuDNN(true);
+  config.cuda_graph = false;  // of training
+  const c10::Device device = prepare_device(config, options.device);
   if (options.scale) config.input.scale_val = *options.scale;
   if (options.crop) config.input.crop_val = *options.crop;
   config.input.ten_crops_val = options.ten_crops;

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "iabn/io/checkpoint.h"
+#include "iabn/io/error.h"
 #include "iabn/io/tensors.h"
 #include "iabn/models/nearest.h"
 #include "iabn/models/network.h"
@@ -68,21 +69,23 @@ bool use_averages(io::Value& root) {
   return true;
 }
 
-}  // namespace
-
-std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
-                                      const WeightsOptions& options) {
+// load_weights of a file that has been read.
+std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint checkpoint, models::Network& network,
+                              const WeightsOptions& options) {
   const at::NoGradGuard no_grad;
-  io::Checkpoint checkpoint = io::load_checkpoint(path);
   std::vector<std::string> notes;
+  for (const std::string& record : checkpoint.suspicious_records) {
+    notes.push_back("warning: the checksum of " + record + " does not match: damaged, or written without checksums");
+  }
   const io::SnapshotInfo info = io::snapshot_info(checkpoint);
   if (info.version) notes.push_back("snapshot of iabn " + *info.version);
   if (options.averages && use_averages(checkpoint.root)) notes.emplace_back("averaged weights (ema_decay)");
 
   const io::Gamma gamma = options.gamma ? *options.gamma : info.gamma.value_or(io::original_gamma(options.bn_mode));
   const char* why = options.gamma ? "as asked for"
-                    : info.gamma  ? "as the file says"
-                                  : "the file does not say; its configuration's bn_mode decides";
+                    : info.gamma
+                        ? "as the file says"
+                        : "the file does not say, so the given configuration's bn_mode decides; --gamma overrides";
   if (gamma == io::Gamma::kLegacy) {
     io::convert_gamma(checkpoint.root, io::Gamma::kLegacy, io::Gamma::kSigned, options.eps);
     notes.push_back(std::string("legacy gamma, |weight| + eps (") + why + "), read as signed gamma");
@@ -103,6 +106,18 @@ std::vector<std::string> load_weights(const std::filesystem::path& path, models:
     if (const auto found = file.find(key); found != file.end()) tensor.detach().copy_(found->second);
   }
   return notes;
+}
+
+}  // namespace
+
+std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
+                                      const WeightsOptions& options) {
+  io::Checkpoint checkpoint = io::load_checkpoint(path);
+  try {
+    return fill(path, std::move(checkpoint), network, options);
+  } catch (const io::CheckpointError& error) {
+    throw WeightsError(path.string() + ": " + error.what());
+  }
 }
 
 }  // namespace iabn::train

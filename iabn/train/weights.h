@@ -24,7 +24,7 @@ class WeightsError : public std::runtime_error {
 
 struct WeightsOptions {
   /// How the file's norm weights count; nullopt: what the file says, else legacy where `bn_mode` (of the configuration
-  /// that it was trained with) is inplace or sync, else signed.
+  /// at hand, taken for that of the training) is inplace or sync, else signed.
   std::optional<io::Gamma> gamma;
   std::string bn_mode = "standard";
   double eps = io::kDefaultEps;  // of the norms, for legacy weights

@@ -187,6 +187,8 @@ TEST(TrainStepTest, EveryPrecisionAndTheGraphLowerTheLoss) {
       config.channels_last = true;
       config.optimizer.ema_decay = 0.9;
       config.optimizer.accumulation_steps = 2;
+      config.deterministic = true;  // or eager steps and the graph could differ in the last bits
+      prepare_device(config, test::device().str());
       const auto network = build_network(config, test::device());
       network->train();
       MetricSums metrics(test::device());

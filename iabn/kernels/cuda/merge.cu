@@ -1,5 +1,5 @@
 // Statistics of all processes from those that were gathered: one block, because the counter of batches is read by every
-// channel before it is raised, and the numbers are few: 24 bytes per channel and process.
+// channel before it is raised, and the numbers are few: 12 bytes per channel and process, 24 in double.
 
 #include "iabn/kernels/cuda/launch.h"
 #include "iabn/kernels/cuda/merge.h"
