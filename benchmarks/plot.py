@@ -1,8 +1,8 @@
-"""Draws the figures of the README from committed rows: docs/images/passes.svg and networks.svg.
+"""Draws the figures of the documentation from committed rows: docs/images/passes.svg, networks.svg and cifar10.svg.
 
 passes.svg: forward + backward of single shapes, in passes. networks.svg: the time of all layers of a network of
-layers.csv, as a multiple of iabn's. A figure takes all its bars from one file, the first of the given ones that has
-rows for it, and is left out where none has.
+layers.csv, as a multiple of iabn's. cifar10.svg: validation accuracy by epoch, a line per seed. One of the first two
+takes all its bars from one file, the first of the given ones that has rows for it, and is left out where none has.
 
   pip install -r dev/requirements-plot.txt
   python benchmarks/plot.py
@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 HERE = Path(__file__).parent
 RESULTS = [HERE / "results" / name for name in ("compare_h100.csv", "layer_h100.csv")]
+CURVES = HERE / "results" / "cifar10_h100.csv"
 SHAPES = [
     "128x64x112x112",
     "128x256x56x56",
@@ -148,6 +149,26 @@ def draw_networks(rows):
     return draw(groups, title, "time, as a multiple of InPlace-ABN's", 2, (1, "InPlace-ABN"), rows)
 
 
+def draw_cifar10(path):
+    """Validation accuracy of the runs of train_cifar10.py."""
+    curves = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "val_top1":
+                curves.setdefault(row["variant"], []).append(float(row["p50"]))
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    labels = {"standard": ("BatchNorm, leaky ReLU", "#aa3333"), "inplace": ("InPlace-ABN", "#22aa66")}
+    for variant, values in curves.items():
+        text, color = labels[variant.split()[0]]
+        label = text if variant.endswith("seed 1") else None
+        axes.plot(range(1, len(values) + 1), values, color=color, label=label, linewidth=1)
+    axes.set(xlabel="epoch", ylabel="validation accuracy, %", title="CIFAR-10 (JPEG), bf16, three seeds each")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
 def save(figure, path):
     matplotlib.rcParams.update({"svg.hashsalt": "iabn", "svg.fonttype": "none"})
     figure.savefig(path, metadata={"Date": None, "Creator": None})
@@ -169,6 +190,7 @@ def main():
         if figure:
             save(figure, options.out / name)
         print(f"{name}: {'written' if figure else 'left out, no file has its rows'}")
+    save(draw_cifar10(CURVES), options.out / "cifar10.svg")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 // iabn bench network: the network of a configuration with standard BatchNorm and with InPlace-ABN, side by side.
 //
 // held: bytes allocated after forward minus before it. peak: the most bytes over a whole training step, minus before
-// it. Before = weights, momentum and the input, so they are in neither. Bytes are counted by the allocator.
+// it. Before = weights, autocast's copies of them, momentum and the input, so they are in neither. Bytes are counted by
+// the allocator.
 
 #include <cstdio>
 #include <filesystem>
@@ -60,6 +61,12 @@ class Bench {
     step_.optimizer().step();
   }
   void step() { step_(images_, labels_); }
+  /// Bytes of the copies that autocast makes of the weights and backward keeps: no activations.
+  int64_t weight_copies() const {
+    int64_t bytes = 0;
+    for (const auto& parameter : network_->parameters()) bytes += parameter.dim() >= 2 ? 2 * parameter.numel() : 0;
+    return config_.precision == "float32" ? 0 : bytes;
+  }
 
  private:
   static train::Config with_mode(train::Config config, const std::string& bn_mode) {
@@ -95,7 +102,7 @@ void measure_memory(train::Config config, const std::string& bn_mode, c10::Devic
     loss.reset();
     gradients = with_gradients - meter.current();
   }
-  const int64_t before = with_gradients - gradients;
+  const int64_t before = with_gradients - gradients + bench.weight_copies();
   meter.reset_peak();
   const at::Tensor loss = bench.forward();
   figures.held = meter.current() - before;
