@@ -78,7 +78,8 @@ int run_train(Arguments arguments) {
   train::TrainOptions& options = arguments.options;
   options.data = arguments.data;
   options.log_dir = arguments.log_dir;
-  if (!arguments.resume.empty()) options.resume = arguments.resume;
+  options.resume_auto = arguments.resume == "auto";
+  if (!arguments.resume.empty() && !options.resume_auto) options.resume = arguments.resume;
   const train::TrainResult result = train::train(config, options);
   if (options.evaluate_only) {
     if (result.interrupted_by != 0) std::cerr << "iabn: interrupted\n";
@@ -108,7 +109,9 @@ void add_train(CLI::App& app, Run& run) {
   command->add_option(
       "--log-dir", arguments->log_dir,
       "Folder for snapshots, log.csv, rank0.log and TensorBoard files; by default runs/NAME for NAME.json");
-  command->add_option("--resume", arguments->resume, "Continue from this snapshot (checkpoint.pth.tar)");
+  command->add_option(
+      "--resume", arguments->resume,
+      "Continue from this snapshot (checkpoint.pth.tar); auto: from that in --log-dir where there is one");
   command->add_flag("--any-config", options.any_config,
                     "Continue although the snapshot belongs to another configuration; the differences are listed");
   command->add_flag("--evaluate", options.evaluate_only, "Evaluate the snapshot given by --resume, and train nothing");

@@ -31,9 +31,7 @@ int run_validate(const Arguments& arguments) {
   if (!arguments.gamma.empty()) options.weights.gamma = io::gamma_from_name(arguments.gamma);
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
   try {
-    const train::Metrics metrics = train::validate(config, options);
-    std::printf("loss %.4f top1 %.2f %% top5 %.2f %% (%lld images)\n", metrics.loss, metrics.top1, metrics.top5,
-                static_cast<long long>(metrics.images));
+    train::validate(config, options);
   } catch (const train::Interrupted& interrupted) {
     std::fprintf(stderr, "iabn: interrupted\n");
     return 128 + interrupted.signal;

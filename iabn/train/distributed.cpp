@@ -4,8 +4,11 @@
 #include <optional>
 #include <stdexcept>
 
+#include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "iabn/train/device.h"
 
 namespace iabn::train {
 namespace {
@@ -52,6 +55,19 @@ c10::intrusive_ptr<c10d::Store> connect(int rank, int size, std::chrono::millise
 }
 
 }  // namespace
+
+std::string World::device_name(const std::string& asked) const {
+  if (!group || asked.find(':') != std::string::npos) return asked;
+  return choose_device(asked).is_cuda() ? "cuda:" + std::to_string(local_rank) : asked;
+}
+
+bool World::any(bool here) const {
+  if (!group) return here;
+  at::Tensor flag = at::full({1}, here ? 1 : 0, at::kInt);  // on the CPU: through Gloo, beside a GPU's work
+  std::vector<at::Tensor> list{flag};
+  group->allreduce(list)->wait();
+  return flag.item<int>() > 0;
+}
 
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   World world;

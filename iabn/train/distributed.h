@@ -17,6 +17,12 @@ struct World {
   int size = 1;
   int local_rank = 0;      // on this machine: the number of its GPU
   nn::ProcessGroup group;  // null where it is alone
+
+  bool first() const { return rank == 0; }
+  /// The device of this process for what a user asked for: its own GPU of the machine, where nobody chose a number.
+  std::string device_name(const std::string& asked) const;
+  /// True on all ranks where it is on one; a collective that waits on the host.
+  bool any(bool here) const;
 };
 
 /// Collectives that take longer fail.

@@ -8,7 +8,8 @@
 namespace iabn::train {
 
 std::optional<Metrics> evaluate(models::Network& network, DeviceLoader& loader, c10::Device device,
-                                at::ScalarType dtype, int64_t crops, const std::function<bool()>& stop) {
+                                at::ScalarType dtype, int64_t crops, const std::function<bool()>& stop,
+                                const nn::ProcessGroup& group) {
   const at::NoGradGuard no_grad;
   network.eval();
   MetricSums sums(device);
@@ -25,7 +26,7 @@ std::optional<Metrics> evaluate(models::Network& network, DeviceLoader& loader, 
     sums.count(batch->labels.size(0));
     loader.prefetch();
   }
-  return sums.values();
+  return sums.values(group);
 }
 
 }  // namespace iabn::train

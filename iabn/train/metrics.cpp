@@ -30,6 +30,17 @@ Metrics MetricSums::values() const {
   return {sum[0] / count, 100 * sum[1] / count, 100 * sum[2] / count, images_};
 }
 
+Metrics MetricSums::values(const nn::ProcessGroup& group) const {
+  if (!group) return values();
+  MetricSums all(sums_.device());
+  at::Tensor packed = at::cat({sums_, at::full({1}, static_cast<double>(images_), sums_.options())});
+  std::vector<at::Tensor> list{packed};
+  group->allreduce(list)->wait();
+  const at::Tensor host = packed.cpu();
+  all.restore(host.slice(0, 0, 3), static_cast<int64_t>(host[3].item<double>()));
+  return all.values();
+}
+
 at::Tensor MetricSums::sums() const { return sums_.cpu().clone(); }
 
 void MetricSums::restore(const at::Tensor& sums, int64_t images) {

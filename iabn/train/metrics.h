@@ -7,6 +7,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include "iabn/nn/sync.h"
+
 namespace iabn::train {
 
 struct Metrics {
@@ -28,6 +30,8 @@ class MetricSums {
   /// Back to nothing, with the sums where they are.
   void reset();
   Metrics values() const;
+  /// Of all processes; a collective. A null group: values().
+  Metrics values(const nn::ProcessGroup& group) const;
 
   /// For snapshots: float64 [3] on the CPU (sums of loss, top-1 hits, top-5 hits), and the number of images.
   at::Tensor sums() const;

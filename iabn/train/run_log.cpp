@@ -13,7 +13,7 @@
 namespace iabn::train {
 
 RunLog::RunLog(const std::filesystem::path& folder, int64_t rank, int64_t print_frequency)
-    : folder_(folder), progress_(stdout, print_frequency) {
+    : folder_(folder), quiet_(rank != 0), progress_(stdout, print_frequency) {
   const std::filesystem::path path = folder / ("rank" + std::to_string(rank) + ".log");
   file_ = std::fopen(path.c_str(), "a");
   if (file_ == nullptr) throw FileError(path.string() + ": cannot be written: " + std::strerror(errno));
@@ -22,7 +22,7 @@ RunLog::RunLog(const std::filesystem::path& folder, int64_t rank, int64_t print_
 RunLog::~RunLog() { std::fclose(file_); }
 
 void RunLog::print(const std::string& line) {
-  progress_.print(line);
+  if (!quiet_) progress_.print(line);
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   char stamp[32];

@@ -23,7 +23,7 @@ namespace iabn::train {
 
 class RunLog {
  public:
-  /// Lines go to stdout and, with the time, to the end of folder/rank<rank>.log. Throws FileError.
+  /// Lines go to stdout (of rank 0) and, with the time, to the end of folder/rank<rank>.log. Throws FileError.
   RunLog(const std::filesystem::path& folder, int64_t rank, int64_t print_frequency);
   ~RunLog();
 
@@ -46,6 +46,7 @@ class RunLog {
   void to_tensorboard(Write&& write);
 
   std::filesystem::path folder_;
+  bool quiet_;
   Progress progress_;
   std::FILE* file_ = nullptr;
   std::unique_ptr<io::EventWriter> events_;

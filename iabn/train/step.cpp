@@ -13,7 +13,8 @@ constexpr int64_t kEagerSteps = 3;
 
 }  // namespace
 
-TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device)
+TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device,
+                     const World& world)
     : config_(config),
       network_(network),
       metrics_(metrics),
@@ -22,6 +23,7 @@ TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums&
       optimizer_(config.optimizer, network) {
   if (config.precision == "fp16") scaler_.emplace(device);
   if (config.optimizer.ema_decay > 0) averages_.emplace(network, config.optimizer.ema_decay);
+  if (world.group) gradient_average_.emplace(optimizer_.parameters(), world.group);
   if (config.cuda_graph) graph_ = std::make_unique<CudaGraph>(device);
 }
 
@@ -44,8 +46,10 @@ void TrainStep::compute(const at::Tensor& images, const at::Tensor& labels) {
     logits.reset();
     const at::Tensor mean = parts > 1 ? loss / parts : loss;
     loss_ = part == 0 ? mean.detach() : loss_ + mean.detach();
+    if (gradient_average_ && part == parts - 1) gradient_average_->begin();
     (scaler_ ? scaler_->scale(mean) : mean).backward();
   }
+  if (gradient_average_) gradient_average_->finish();
   optimizer_.step(scaler());
   if (averages_) averages_->update();
 }

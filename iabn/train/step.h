@@ -12,6 +12,8 @@
 #include "iabn/train/averaged_weights.h"
 #include "iabn/train/config.h"
 #include "iabn/train/cuda_graph.h"
+#include "iabn/train/distributed.h"
+#include "iabn/train/gradient_average.h"
 #include "iabn/train/metrics.h"
 #include "iabn/train/optimizer.h"
 #include "iabn/train/precision.h"
@@ -26,7 +28,9 @@ namespace iabn::train {
 /// references must outlive the object.
 class TrainStep {
  public:
-  TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device);
+  /// world: the job; gradients are averaged over its processes.
+  TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device,
+            const World& world = {});
 
   /// images: [B, C, H, W] float32, labels: [B] int64, both on the device, B = the configuration's batch divided by the
   /// number of processes; it is cut into optimizer.accumulation_steps equal parts. Returns the mean loss [] of the
@@ -52,6 +56,7 @@ class TrainStep {
   TrainOptimizer optimizer_;
   std::optional<LossScaler> scaler_;
   std::optional<AveragedWeights> averages_;
+  std::optional<GradientAverage> gradient_average_;
   at::Tensor loss_;
   std::unique_ptr<CudaGraph> graph_;
   at::Tensor graph_images_, graph_labels_;  // what the graph reads

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <set>
@@ -17,7 +18,9 @@
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/device_loader.h"
+#include "iabn/train/distributed.h"
 #include "iabn/train/evaluation.h"
+#include "iabn/train/gradient_average.h"
 #include "iabn/train/interrupt.h"
 #include "iabn/train/metrics.h"
 #include "iabn/train/run_log.h"
@@ -45,9 +48,25 @@ fs::path made_folder(const fs::path& folder) {
   return folder;
 }
 
-data::Loader open_loader(const Config& config, const TrainOptions& options, c10::Device device, data::Split split) {
+// The world, with its layers' statistics, before the first layer.
+World join(const TrainOptions& options) {
+  const c10::DeviceType type = choose_device(options.device).type();
+  World world = join_world(type);
+  nn::set_process_group(world.group);
+  return world;
+}
+
+data::Loader open_loader(const Config& config, const TrainOptions& options, const World& world, c10::Device device,
+                         data::Split split) {
   const auto dataset = open_checked_dataset(config, options.data, split);
-  const int64_t batch = config.optimizer.batch_size;
+  const int64_t batch = config.optimizer.batch_size / world.size;
+  if (batch * world.size != config.optimizer.batch_size || batch % config.optimizer.accumulation_steps != 0) {
+    throw ConfigError("optimizer.batch_size: " + std::to_string(config.optimizer.batch_size) +
+                      " images of the whole job cannot be shared equally by " + std::to_string(world.size) +
+                      " processes in accumulation_steps = " + std::to_string(config.optimizer.accumulation_steps) +
+                      " parts; choose a multiple of " +
+                      std::to_string(world.size * config.optimizer.accumulation_steps));
+  }
   data::LoaderOptions loader;
   if (split == data::Split::val) loader = data::LoaderOptions::for_validation(batch, options.workers);
   loader.batch_size = batch;
@@ -56,6 +75,8 @@ data::Loader open_loader(const Config& config, const TrainOptions& options, c10:
   loader.channels_last = config.channels_last;
   loader.pinned = device.is_cuda();
   loader.skip_corrupt = options.skip_corrupt;
+  loader.rank = world.rank;
+  loader.world_size = world.size;
   return data::Loader(dataset, config.input, split, loader);
 }
 
@@ -68,6 +89,8 @@ class Run {
 
  private:
   void resume();
+  void share_weights();
+  bool stop();
   void refuse_another_run(const fs::path& checkpoint) const;
   void describe();
   bool run_epoch(Metrics& train, Metrics& val);
@@ -87,6 +110,7 @@ class Run {
 
   const Config& config_;
   const TrainOptions& options_;
+  const World world_;
   c10::Device device_;
   data::Loader train_loader_, val_loader_;
   DeviceLoader train_data_, val_data_;
@@ -94,7 +118,9 @@ class Run {
   MetricSums metrics_;
   TrainStep step_;
   RunLog log_;
+  std::optional<fs::path> resume_from_;
   RunState state_;
+  bool stopping_ = false;  // all processes have agreed
   std::unique_ptr<CsvLog> csv_;
   Clock since_snapshot_;
   double last_evaluation_seconds_ = 0;
@@ -105,31 +131,51 @@ class Run {
 Run::Run(const Config& config, const TrainOptions& options)
     : config_(config),
       options_(options),
-      device_(prepare_device(config, options.device)),
-      train_loader_(open_loader(config, options, device_, data::Split::train)),
-      val_loader_(open_loader(config, options, device_, data::Split::val)),
+      world_(join(options)),
+      device_(prepare_device(config, world_.device_name(options.device))),
+      train_loader_(open_loader(config, options, world_, device_, data::Split::train)),
+      val_loader_(open_loader(config, options, world_, device_, data::Split::val)),
       train_data_(train_loader_, device_),
       val_data_(val_loader_, device_),
       network_(build_network(config, device_)),
       metrics_(device_),
-      step_(config, *network_, metrics_, device_),
-      log_(made_folder(options.log_dir), /*rank=*/0, options.print_frequency) {
-  if (options_.resume) resume();
+      step_(config, *network_, metrics_, device_, world_),
+      log_(made_folder(options.log_dir), world_.rank, options.print_frequency) {
+  if (options_.resume_auto && fs::exists(checkpoint_path())) resume_from_ = checkpoint_path();
+  if (options_.resume) resume_from_ = *options_.resume;
+  if (resume_from_) resume();
+  if (world_.group) share_weights();
   if (options_.evaluate_only) return;
   if (fs::exists(checkpoint_path())) refuse_another_run(checkpoint_path());
   state_.train_images = train_loader_.dataset().size();
+  world_.any(false);  // nobody writes before all have looked
+  if (!world_.first()) return;
   csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
   log_.open_tensorboard(total_steps());
 }
 
+// What rank 0 has: the others' may differ in the last bit, or be of another file.
+void Run::share_weights() {
+  std::vector<at::Tensor> tensors = network_->parameters();
+  for (const at::Tensor& buffer : network_->buffers()) tensors.push_back(buffer);
+  for (const auto& state : step_.optimizer().state()) {
+    for (const auto& item : state) tensors.push_back(item.second);
+  }
+  broadcast(world_.group, tensors);
+  if (step_.averages() != nullptr && !resume_from_) step_.averages()->reset();
+  // Dropout draws other numbers in every process; a snapshot holds those of rank 0.
+  if (!world_.first())
+    at::manual_seed(static_cast<uint64_t>(config_.seed) + 7919U * static_cast<uint64_t>(world_.rank));
+}
+
 void Run::resume() {
   std::vector<std::string> differences;
-  state_ = load_snapshot(*options_.resume, parts(), options_.any_config, &differences);
+  state_ = load_snapshot(*resume_from_, parts(), options_.any_config, &differences);
   for (const std::string& difference : differences) log_.print("another configuration: " + difference);
   if (options_.evaluate_only) return;
   const int64_t images = train_loader_.dataset().size();
   if (state_.train_images != images) {
-    throw SnapshotError(options_.resume->string() + ": was trained on " + std::to_string(state_.train_images) +
+    throw SnapshotError(resume_from_->string() + ": was trained on " + std::to_string(state_.train_images) +
                         " images, the folder holds " + std::to_string(images));
   }
   if (!differences.empty() && state_.step > 0) {
@@ -140,19 +186,19 @@ void Run::resume() {
     metrics_.reset();
   }
   if (state_.step > train_loader_.batches()) {
-    throw SnapshotError(options_.resume->string() + ": is damaged: step " + std::to_string(state_.step) +
+    throw SnapshotError(resume_from_->string() + ": is damaged: step " + std::to_string(state_.step) +
                         " of an epoch of " + std::to_string(train_loader_.batches()));
   }
 }
 
 void Run::refuse_another_run(const fs::path& checkpoint) const {
-  if (!options_.resume) {
+  if (!resume_from_) {
     throw SnapshotError(checkpoint.string() + " exists: add --resume " + checkpoint.string() +
                         " to continue that run, or choose another --log-dir");
   }
-  const fs::path folder = folder_of(*options_.resume);
+  const fs::path folder = folder_of(*resume_from_);
   if (fs::equivalent(folder, folder_of(checkpoint))) return;
-  throw SnapshotError(checkpoint.string() + " exists and may belong to another run than " + options_.resume->string() +
+  throw SnapshotError(checkpoint.string() + " exists and may belong to another run than " + resume_from_->string() +
                       ": continue that one with --log-dir " + folder.string() + ", or choose a new --log-dir");
 }
 
@@ -168,7 +214,7 @@ void Run::describe() {
 TrainResult Run::train() {
   const InterruptGuard interrupts;
   describe();
-  if (options_.resume) {
+  if (resume_from_) {
     log_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " + std::to_string(state_.step));
   }
   TrainResult result;
@@ -177,7 +223,7 @@ TrainResult Run::train() {
     if (run_epoch(train, val)) {
       finish_epoch(train, val);
     } else {
-      result.interrupted_by = pending_interrupt();
+      result.interrupted_by = pending_interrupt() != 0 ? pending_interrupt() : SIGTERM;
       save(kCheckpointName);
     }
   }
@@ -212,10 +258,11 @@ bool Run::run_epoch(Metrics& train, Metrics& val) {
   bool complete = false;
   try {
     train_epoch();
-    train = metrics_.values();
+    train = metrics_.values(world_.group);
     check_finite(train.loss);
-    complete = pending_interrupt() == 0 && evaluate(val);
+    complete = !stopping_ && !world_.any(pending_interrupt() != 0) && evaluate(val);
   } catch (const data::DataError& error) {  // met between two steps: the state is whole
+    if (!world_.first()) throw;             // the others end too, and the last snapshot stays
     state_.epoch_seconds = before + clock.seconds();
     save(kCheckpointName);
     const std::string path = checkpoint_path().string();
@@ -235,7 +282,7 @@ void Run::train_epoch() {
   const double seconds_before = state_.epoch_seconds;
   if (first == train_loader_.batches()) return;  // interrupted in the evaluation: only that is left
   train_data_.start_epoch(state_.epoch, first);
-  while (pending_interrupt() == 0) {
+  while (!stop()) {
     const auto batch = train_data_.next();
     if (!batch) break;
     train_step(*batch);
@@ -243,7 +290,7 @@ void Run::train_epoch() {
     // The epoch's last step is logged at its end.
     const bool log_step = state_.step % options_.print_frequency == 0 && state_.step < train_loader_.batches();
     const bool draw = log_.progress().due(state_.step);
-    if (log_step || draw) {
+    if (world_.first() && (log_step || draw)) {
       const Metrics metrics = metrics_.values();
       check_finite(metrics.loss);
       if (draw) log_.progress().draw(progress_state(metrics, state_.step - first, clock.seconds()));
@@ -259,6 +306,15 @@ void Run::train_epoch() {
   }
 }
 
+// Asked before every step. Processes must stop at the same one, so they agree, once in a while: it costs a round trip.
+bool Run::stop() {
+  constexpr int64_t kStepsBetween = 16;
+  const bool here = pending_interrupt() != 0;
+  if (!world_.group) return here;
+  if (state_.step % kStepsBetween == 0) stopping_ = world_.any(here);
+  return stopping_;
+}
+
 void Run::train_step(const DeviceBatch& batch) {
   step_.optimizer().scale_learning_rates(
       schedule_factor(config_.optimizer.schedule, {state_.epoch, total_steps(), train_loader_.batches()}));
@@ -270,9 +326,12 @@ void Run::train_step(const DeviceBatch& batch) {
 // False where it was interrupted.
 bool Run::evaluate(Metrics& result) {
   const Clock clock;
+  // Running statistics of plain layers are each process's own: all evaluate with those that the snapshot will hold.
+  if (world_.group) broadcast(world_.group, network_->buffers());
   const UseAverages averages(step_.averages());
-  const auto metrics = train::evaluate(*network_, val_data_, device_, precision_dtype(config_.precision), /*crops=*/1,
-                                       [] { return pending_interrupt() != 0; });
+  const auto metrics = train::evaluate(
+      *network_, val_data_, device_, precision_dtype(config_.precision), /*crops=*/1,
+      [&] { return !world_.group && pending_interrupt() != 0; }, world_.group);
   if (!metrics) return false;
   result = *metrics;
   check_finite(result.loss, "validation loss");
@@ -285,7 +344,7 @@ void Run::finish_epoch(const Metrics& train, const Metrics& val) {
   const int64_t step = total_steps();
   ++state_.epoch;
   state_.step = 0;
-  csv_->append({state_.epoch, train, val, rate, state_.epoch_seconds});
+  if (csv_) csv_->append({state_.epoch, train, val, rate, state_.epoch_seconds});
   log_.metrics("train", step, train);
   log_.metrics("val", step, val);
   log_.learning_rate(step, rate);
@@ -318,8 +377,9 @@ void Run::report_skipped() {
 
 void Run::save(const char* name) {
   check_weights();
-  replace_file(options_.log_dir / name, snapshot_bytes(parts(), state_));
   since_snapshot_ = Clock();
+  if (!world_.first()) return;
+  replace_file(options_.log_dir / name, snapshot_bytes(parts(), state_));
 }
 
 // With the running statistics, the optimiser's state and the averages. One sum in double, which finite floats cannot
@@ -371,7 +431,7 @@ ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, do
 }  // namespace
 
 TrainResult train(const Config& config, const TrainOptions& options) {
-  if (options.evaluate_only && !options.resume) {
+  if (options.evaluate_only && !options.resume && !options.resume_auto) {
     throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet");
   }
   if (!options.evaluate_only) check_trainable(config);

@@ -21,6 +21,7 @@ struct TrainOptions {
   std::filesystem::path log_dir;  // kCheckpointName, kBestName, log.csv, rank0.log, TensorBoard; made where missing
   /// Snapshot to continue; nullopt begins a new run, which log_dir must not hold already.
   std::optional<std::filesystem::path> resume;
+  bool resume_auto = false;        // continue the run that log_dir holds, or begin it
   bool any_config = false;         // resume although the snapshot's configuration differs, saying how
   bool evaluate_only = false;      // evaluate what `resume` holds, train nothing, write nothing but the log
   std::string device = "auto";     // see choose_device
@@ -43,6 +44,10 @@ class DivergedError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// In a job of several processes (World) each has its share of every batch, gradients are averaged, evaluation counts
+/// every image once, and rank 0 writes; a run may be resumed with another number of processes. Where a process fails
+/// the others end, too.
+///
 /// Trains for config.optimizer.schedule.epochs epochs, evaluating after each (with the averaged weights where ema_decay
 /// is set); writes the state after every epoch, every snapshot_minutes, and on SIGINT or SIGTERM (after the step at
 /// hand), the best state after every evaluation that is the best so far, and a row of log.csv per epoch. Data that

@@ -24,6 +24,8 @@ struct ValidateOptions {
   bool skip_corrupt = false;
 };
 
+/// In a job of several processes each evaluates its share; the result is that of all, and rank 0 prints.
+///
 /// Builds the configuration's network (its activation and norm mode may differ from those that the weights were trained
 /// with: the result says how they count), loads the weights and evaluates every image of the val split once. Prints
 /// progress and notes to stdout. Throws ConfigError, WeightsError, io::CheckpointError, data::DataError,

@@ -207,11 +207,20 @@ class Graph:
         Then a layer that works on a copy still frees its input.
         """
         made = self.source(node)
-        if made is None or self._hook(made) or not self._is_safe(made):
+        if made is None or self._hook(made):
+            return ""
+        maker = made
+        while maker is not None and self.function_name(maker) in _INPLACE_ADDS:
+            maker = self.source(maker)  # of the same tensor
+        if maker is None or not self._is_safe(maker):
             return ""
         others = [reader for reader in self.readers(made) if reader is not node]
-        keeps = (reader for reader in others if self.function_name(reader) not in _KEEP_NOTHING)
-        return self.describe(others[0]) if others and next(keeps, None) is None else ""
+        return self.describe(others[0]) if others and all(self._only_reads(other, made) for other in others) else ""
+
+    def _only_reads(self, reader: fx.Node, made: fx.Node) -> bool:
+        """Whether the reader neither keeps the tensor for backward nor overwrites it."""
+        name = self.function_name(reader)
+        return name in _KEEP_NOTHING or (name in _INPLACE_ADDS and not self._writes(reader, made))
 
     def _is_safe(self, node: fx.Node) -> bool:
         module = self.module(node)

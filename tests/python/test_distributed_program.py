@@ -1,0 +1,123 @@
+"""`iabn train` and `iabn validate` under torchrun: several processes over Gloo give what one process gives."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+CONFIG = {
+    "network": {"arch": "preact_resnet8", "width": 8, "bn_mode": "sync", "activation": "leaky_relu", "classes": 2},
+    "optimizer": {"batch_size": 12, "learning_rate": 0.05, "clip": 0, "schedule": {"epochs": 2}},
+    "input": {"augmentation": "flip", "crop_train": 16, "scale_val": -1, "crop_val": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 30), ("val", 11)):
+        for label, name in enumerate(("dark", "light")):
+            (folder / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(60 * label, 190 + 60 * label, (18, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "data" / split / name / f"{i}.png")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def torchrun(program, processes, *arguments, restarts=0):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone"]
+    return [*launcher, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", program, *map(str, arguments)]
+
+
+def run(command, folder, code=0):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert (process.returncode == 0) == (code == 0), process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+def rows(folder, log_dir):
+    with (folder / log_dir / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+OPTIONS = ("--device", "cpu", "--workers", 1, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def alone(folder, built_program):
+    """A run in one process."""
+    run([built_program("iabn"), "train", "config.json", "data", "--log-dir", "alone", *map(str, OPTIONS)], folder)
+    return rows(folder, "alone")
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_as_one(folder, built_program, alone, processes):
+    log_dir = f"together{processes}"
+    run(
+        torchrun(built_program("iabn"), processes, "train", "config.json", "data", "--log-dir", log_dir, *OPTIONS),
+        folder,
+    )
+    for ours, theirs in zip(rows(folder, log_dir), alone, strict=True):
+        # Ten steps in float32, whose sums have another order.
+        for column in ("train_loss", "val_loss"):
+            assert abs(float(ours[column]) - float(theirs[column])) < 2e-3, (ours, theirs)
+    assert sorted(path.name for path in (folder / log_dir).glob("rank*.log")) == [
+        f"rank{rank}.log" for rank in range(processes)
+    ]
+    weights = [
+        torch.load(folder / name / "checkpoint.pth.tar", weights_only=True)["state_dict"] for name in (log_dir, "alone")
+    ]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], rtol=2e-2, atol=2e-3)
+
+
+def test_every_validation_image_counts_once(folder, built_program, alone):
+    checkpoint = "alone/checkpoint.pth.tar"
+    output = run(
+        torchrun(built_program("iabn"), 3, "validate", "config.json", checkpoint, "data", "--device", "cpu"), folder
+    )
+    assert output.count("(22 images)") == 1
+    assert f"top1 {float(alone[-1]['val_top1']):.2f} %" in output
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(folder, built_program):
+    command = torchrun(built_program("iabn"), 5, "train", "config.json", "data", "--log-dir", "refused", *OPTIONS)
+    assert "cannot be shared equally by 5 processes" in run(command, folder, code=1)
+
+
+def test_a_killed_process_ends_the_job_and_a_restart_resumes_it(folder, built_program):
+    config = json.loads(json.dumps(CONFIG))
+    config["optimizer"]["schedule"]["epochs"] = 40
+    (folder / "long.json").write_text(json.dumps(config))
+    options = ("--log-dir", "killed", "--resume", "auto", *OPTIONS)
+    command = torchrun(built_program("iabn"), 2, "train", "long.json", "data", *options, restarts=2)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as job:
+        deadline = time.monotonic() + 120
+        while not (folder / "killed" / "log.csv").exists() or len(rows(folder, "killed")) < 3:
+            assert time.monotonic() < deadline and job.poll() is None
+            time.sleep(0.05)
+        workers = subprocess.run(
+            ["pgrep", "-f", "--", "--log-dir killed"], capture_output=True, text=True, check=True
+        ).stdout
+        launcher = b"torch.distributed.run"
+        own = [int(pid) for pid in workers.split() if launcher not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(own[-1], signal.SIGKILL)
+        output, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, output
+    assert "continuing after epoch" in output
+    assert [int(row["epoch"]) for row in rows(folder, "killed")] == list(range(1, 41))
