@@ -1,6 +1,7 @@
 // iabn train: trains the network of a configuration on a folder of images.
 
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -81,8 +82,8 @@ int run_train(Arguments arguments) {
   options.resume_auto = arguments.resume == "auto";
   if (!arguments.resume.empty() && !options.resume_auto) options.resume = arguments.resume;
   const train::TrainResult result = train::train(config, options);
-  if (options.evaluate_only) {
-    if (result.interrupted_by != 0) std::cerr << "iabn: interrupted\n";
+  if (options.evaluate_only || !result.first_process) {
+    if (result.interrupted_by != 0 && result.first_process) std::cerr << "iabn: interrupted\n";
     return result.interrupted_by == 0 ? kOk : 128 + result.interrupted_by;
   }
   if (result.interrupted_by == 0) {
@@ -90,8 +91,9 @@ int run_train(Arguments arguments) {
     return kOk;
   }
   const std::string checkpoint = (options.log_dir / train::kCheckpointName).string();
-  std::cerr << "iabn: interrupted; the state is saved. To continue:\n  " << resume_command(arguments, checkpoint)
-            << "\n";
+  std::cerr << "iabn: interrupted; the state is saved. To continue"
+            << (std::getenv("WORLD_SIZE") != nullptr ? " (behind the same torchrun)" : "") << ":\n  "
+            << resume_command(arguments, checkpoint) << "\n";
   return 128 + result.interrupted_by;
 }
 

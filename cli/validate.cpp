@@ -63,7 +63,10 @@ void add_validate(CLI::App& app, Run& run) {
       ->check(CLI::IsMember({"signed", "legacy"}));
   command->add_flag("--own-weights", arguments->own_weights,
                     "Of a snapshot with averaged weights (ema_decay), take the others");
-  command->add_option("--batch-size", options.batch_size, "Images at a time; by default optimizer.batch_size")
+  command
+      ->add_option(
+          "--batch-size", options.batch_size,
+          "Images at a time in a process; by default its share of optimizer.batch_size, a tenth with --ten-crops")
       ->check(CLI::PositiveNumber);
   command->add_option("--workers", options.workers, "Threads that prepare data")
       ->capture_default_str()

@@ -2,7 +2,10 @@
 
 #include <cstdlib>
 #include <optional>
+#include <random>
 #include <stdexcept>
+#include <thread>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -33,7 +36,47 @@ int number(const char* name, int least, int most) {
                               std::to_string(most) + ", got \"" + text + "\"");
 }
 
-// As torch.distributed's env:// rendezvous: torchrun's agent keeps a store of its own, shared by all restarts.
+// A word that no earlier attempt of the job has used, the same on all ranks. torchrun's agents keep one store over all
+// restarts, and each counts its own restarts, so neither tells one attempt from another. Rank 0 draws the word and
+// gives it to whoever greets with a fresh word of his own, until all have confirmed.
+std::string agree_on_word(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+                          std::chrono::milliseconds timeout) {
+  std::random_device random;
+  const std::string own = std::to_string(random()) + "-" + std::to_string(random());
+  const auto get = [&](const std::string& key) {
+    const auto bytes = store->get(key);
+    return std::string(bytes.begin(), bytes.end());
+  };
+  const auto put = [&](const std::string& key, const std::string& value) {
+    store->set(key, std::vector<uint8_t>(value.begin(), value.end()));
+  };
+  if (rank != 0) {
+    put("hello/" + std::to_string(rank), own);
+    const std::string word = get("go/" + own);
+    put("ack/" + word + "/" + std::to_string(rank), "1");
+    return word;
+  }
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  std::vector<std::string> answered(static_cast<size_t>(size));
+  for (int other = 1; other < size;) {
+    const std::string hello = "hello/" + std::to_string(other);
+    std::string& last = answered[static_cast<size_t>(other)];
+    if (store->check({hello})) {
+      if (const std::string greeting = get(hello); greeting != last) put("go/" + (last = greeting), own);
+    }
+    if (store->check({"ack/" + own + "/" + std::to_string(other)})) {
+      ++other;
+    } else if (std::chrono::steady_clock::now() > deadline) {
+      throw std::runtime_error("rank 0 waited in vain for rank " + std::to_string(other) + " of " +
+                               std::to_string(size));
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+  return own;
+}
+
+// As torch.distributed's env:// rendezvous: torchrun's agent has a store of its own.
 c10::intrusive_ptr<c10d::Store> connect(int rank, int size, std::chrono::milliseconds timeout) {
   const std::string host = required("MASTER_ADDR");
   const bool agent = variable("TORCHELASTIC_USE_AGENT_STORE") == "True";
@@ -50,14 +93,18 @@ c10::intrusive_ptr<c10d::Store> connect(int rank, int size, std::chrono::millise
                              " could not meet the others at " + host + ":" + std::to_string(options.port) +
                              " (MASTER_ADDR, MASTER_PORT): " + error.what());
   }
-  const std::string attempt = variable("TORCHELASTIC_RESTART_COUNT").value_or("0");
-  return c10::make_intrusive<c10d::PrefixStore>("iabn/attempt_" + attempt, store);
+  const auto own = c10::make_intrusive<c10d::PrefixStore>("iabn", store);
+  return c10::make_intrusive<c10d::PrefixStore>(agree_on_word(own, rank, size, timeout), own);
 }
 
 }  // namespace
 
 std::string World::device_name(const std::string& asked) const {
-  if (!group || asked.find(':') != std::string::npos) return asked;
+  if (!group) return asked;
+  if (asked.find(':') != std::string::npos) {
+    throw std::invalid_argument("--device " + asked +
+                                ": of several processes each takes its own GPU; use cuda or auto");
+  }
   return choose_device(asked).is_cuda() ? "cuda:" + std::to_string(local_rank) : asked;
 }
 
@@ -65,7 +112,14 @@ bool World::any(bool here) const {
   if (!group) return here;
   at::Tensor flag = at::full({1}, here ? 1 : 0, at::kInt);  // on the CPU: through Gloo, beside a GPU's work
   std::vector<at::Tensor> list{flag};
-  group->allreduce(list)->wait();
+  try {
+    group->allreduce(list)->wait();
+  } catch (const std::exception& error) {
+    throw std::runtime_error("rank " + std::to_string(rank) + " of " + std::to_string(size) +
+                             " could not exchange data with the others; one of them has ended, whose own message "
+                             "tells why, or stays away: " +
+                             error.what());
+  }
   return flag.item<int>() > 0;
 }
 

@@ -20,9 +20,10 @@
 #include "iabn/train/device_loader.h"
 #include "iabn/train/distributed.h"
 #include "iabn/train/evaluation.h"
-#include "iabn/train/gradient_average.h"
 #include "iabn/train/interrupt.h"
+#include "iabn/train/job.h"
 #include "iabn/train/metrics.h"
+#include "iabn/train/run_folder.h"
 #include "iabn/train/run_log.h"
 #include "iabn/train/schedule.h"
 #include "iabn/train/snapshot.h"
@@ -41,13 +42,6 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-fs::path made_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw FileError("cannot make the folder " + folder.string() + ": " + error.message());
-  return folder;
-}
-
 // The world, with its layers' statistics, before the first layer.
 World join(const TrainOptions& options) {
   const c10::DeviceType type = choose_device(options.device).type();
@@ -56,9 +50,8 @@ World join(const TrainOptions& options) {
   return world;
 }
 
-data::Loader open_loader(const Config& config, const TrainOptions& options, const World& world, c10::Device device,
-                         data::Split split) {
-  const auto dataset = open_checked_dataset(config, options.data, split);
+data::LoaderOptions loader_options(const Config& config, const TrainOptions& options, const World& world,
+                                   c10::Device device, data::Split split) {
   const int64_t batch = config.optimizer.batch_size / world.size;
   if (batch * world.size != config.optimizer.batch_size || batch % config.optimizer.accumulation_steps != 0) {
     throw ConfigError("optimizer.batch_size: " + std::to_string(config.optimizer.batch_size) +
@@ -77,7 +70,7 @@ data::Loader open_loader(const Config& config, const TrainOptions& options, cons
   loader.skip_corrupt = options.skip_corrupt;
   loader.rank = world.rank;
   loader.world_size = world.size;
-  return data::Loader(dataset, config.input, split, loader);
+  return loader;
 }
 
 // One run: the objects that training, evaluation and snapshots share.
@@ -89,9 +82,7 @@ class Run {
 
  private:
   void resume();
-  void share_weights();
   bool stop();
-  void refuse_another_run(const fs::path& checkpoint) const;
   void describe();
   bool run_epoch(Metrics& train, Metrics& val);
   void train_epoch();
@@ -100,7 +91,6 @@ class Run {
   void finish_epoch(const Metrics& train, const Metrics& val);
   void report_skipped();
   void save(const char* name);
-  void check_weights();
   void check_finite(double loss, const char* what = "loss") const;
   [[noreturn]] void fail_diverged(const std::string& symptom) const;
   ProgressState progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const;
@@ -133,8 +123,10 @@ Run::Run(const Config& config, const TrainOptions& options)
       options_(options),
       world_(join(options)),
       device_(prepare_device(config, world_.device_name(options.device))),
-      train_loader_(open_loader(config, options, world_, device_, data::Split::train)),
-      val_loader_(open_loader(config, options, world_, device_, data::Split::val)),
+      train_loader_(open_checked_dataset(config, options.data, data::Split::train), config.input, data::Split::train,
+                    loader_options(config, options, world_, device_, data::Split::train)),
+      val_loader_(open_checked_dataset(config, options.data, data::Split::val), config.input, data::Split::val,
+                  loader_options(config, options, world_, device_, data::Split::val)),
       train_data_(train_loader_, device_),
       val_data_(val_loader_, device_),
       network_(build_network(config, device_)),
@@ -144,28 +136,16 @@ Run::Run(const Config& config, const TrainOptions& options)
   if (options_.resume_auto && fs::exists(checkpoint_path())) resume_from_ = checkpoint_path();
   if (options_.resume) resume_from_ = *options_.resume;
   if (resume_from_) resume();
-  if (world_.group) share_weights();
+  check_same_job(world_, {to_json(config).dump(), resume_from_.has_value(), state_, train_loader_.dataset().size(),
+                          val_loader_.dataset().size()});
+  share_state(world_, parts(), state_);
   if (options_.evaluate_only) return;
-  if (fs::exists(checkpoint_path())) refuse_another_run(checkpoint_path());
+  check_run_folder(checkpoint_path(), resume_from_);
   state_.train_images = train_loader_.dataset().size();
   world_.any(false);  // nobody writes before all have looked
   if (!world_.first()) return;
   csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
   log_.open_tensorboard(total_steps());
-}
-
-// What rank 0 has: the others' may differ in the last bit, or be of another file.
-void Run::share_weights() {
-  std::vector<at::Tensor> tensors = network_->parameters();
-  for (const at::Tensor& buffer : network_->buffers()) tensors.push_back(buffer);
-  for (const auto& state : step_.optimizer().state()) {
-    for (const auto& item : state) tensors.push_back(item.second);
-  }
-  broadcast(world_.group, tensors);
-  if (step_.averages() != nullptr && !resume_from_) step_.averages()->reset();
-  // Dropout draws other numbers in every process; a snapshot holds those of rank 0.
-  if (!world_.first())
-    at::manual_seed(static_cast<uint64_t>(config_.seed) + 7919U * static_cast<uint64_t>(world_.rank));
 }
 
 void Run::resume() {
@@ -191,17 +171,6 @@ void Run::resume() {
   }
 }
 
-void Run::refuse_another_run(const fs::path& checkpoint) const {
-  if (!resume_from_) {
-    throw SnapshotError(checkpoint.string() + " exists: add --resume " + checkpoint.string() +
-                        " to continue that run, or choose another --log-dir");
-  }
-  const fs::path folder = folder_of(*resume_from_);
-  if (fs::equivalent(folder, folder_of(checkpoint))) return;
-  throw SnapshotError(checkpoint.string() + " exists and may belong to another run than " + resume_from_->string() +
-                      ": continue that one with --log-dir " + folder.string() + ", or choose a new --log-dir");
-}
-
 void Run::describe() {
   int64_t weights = 0;
   for (const auto& parameter : network_->parameters()) weights += parameter.numel();
@@ -225,15 +194,18 @@ TrainResult Run::train() {
     } else {
       result.interrupted_by = pending_interrupt() != 0 ? pending_interrupt() : SIGTERM;
       save(kCheckpointName);
+      world_.any(false);  // a process that ends first would have the launcher stop rank 0
     }
   }
+  result.first_process = world_.first();
   result.top1 = last_top1_;
   result.best_top1 = state_.best_top1;
   return result;
 }
 
 TrainResult Run::evaluate_only() {
-  const InterruptGuard interrupts;
+  std::optional<InterruptGuard> interrupts;  // of several processes, each may end at once: nothing is to be saved
+  if (!world_.group) interrupts.emplace();
   describe();
   TrainResult result;
   Metrics val;
@@ -260,7 +232,10 @@ bool Run::run_epoch(Metrics& train, Metrics& val) {
     train_epoch();
     train = metrics_.values(world_.group);
     check_finite(train.loss);
-    complete = !stopping_ && !world_.any(pending_interrupt() != 0) && evaluate(val);
+    complete = !stopping_ && !world_.any(pending_interrupt() != 0);
+    // Several processes can't stop in an evaluation together: what is trained is safe before it.
+    if (complete && world_.group) save(kCheckpointName);
+    complete = complete && evaluate(val);
   } catch (const data::DataError& error) {  // met between two steps: the state is whole
     if (!world_.first()) throw;             // the others end too, and the last snapshot stays
     state_.epoch_seconds = before + clock.seconds();
@@ -326,8 +301,7 @@ void Run::train_step(const DeviceBatch& batch) {
 // False where it was interrupted.
 bool Run::evaluate(Metrics& result) {
   const Clock clock;
-  // Running statistics of plain layers are each process's own: all evaluate with those that the snapshot will hold.
-  if (world_.group) broadcast(world_.group, network_->buffers());
+  share_statistics(world_, parts());  // all evaluate with those that the snapshot will hold
   const UseAverages averages(step_.averages());
   const auto metrics = train::evaluate(
       *network_, val_data_, device_, precision_dtype(config_.precision), /*crops=*/1,
@@ -376,27 +350,10 @@ void Run::report_skipped() {
 }
 
 void Run::save(const char* name) {
-  check_weights();
+  if (!all_finite(parts())) fail_diverged("a weight or a running statistic is not finite");
   since_snapshot_ = Clock();
   if (!world_.first()) return;
   replace_file(options_.log_dir / name, snapshot_bytes(parts(), state_));
-}
-
-// With the running statistics, the optimiser's state and the averages. One sum in double, which finite floats cannot
-// overflow, and one wait for a GPU.
-void Run::check_weights() {
-  const at::NoGradGuard no_grad;
-  at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device_));
-  const auto add = [&sum](const at::Tensor& tensor) { sum += tensor.sum(at::kDouble); };
-  for (const auto& parameter : network_->parameters()) add(parameter);
-  for (const auto& buffer : network_->buffers()) add(buffer);
-  for (const auto& tensors : step_.optimizer().state()) {
-    for (const auto& item : tensors) add(item.second);
-  }
-  if (const AveragedWeights* averages = step_.averages()) {
-    for (const auto& item : averages->named()) add(item.second);
-  }
-  if (!std::isfinite(sum.item<double>())) fail_diverged("a weight or a running statistic is not finite");
 }
 
 void Run::check_finite(double loss, const char* what) const {

@@ -36,6 +36,7 @@ struct TrainResult {
   int interrupted_by = 0;  // signal number, 0 where the run is complete
   double top1 = 0;         // percent, of the last evaluation
   double best_top1 = 0;
+  bool first_process = true;  // of the job: who speaks
 };
 
 /// The loss or a weight is not finite any more.
@@ -51,7 +52,8 @@ class DivergedError : public std::runtime_error {
 /// Trains for config.optimizer.schedule.epochs epochs, evaluating after each (with the averaged weights where ema_decay
 /// is set); writes the state after every epoch, every snapshot_minutes, and on SIGINT or SIGTERM (after the step at
 /// hand), the best state after every evaluation that is the best so far, and a row of log.csv per epoch. Data that
-/// cannot be read costs no finished step: the state is written before data::DataError leaves. Snapshots never hold
+/// cannot be read costs no finished step: the state is written before data::DataError leaves (in a job of several
+/// processes that of the last snapshot stays). Snapshots never hold
 /// weights that are not finite. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError,
 /// io::EventFileError, data::DataError, DivergedError, std::invalid_argument (device).
 TrainResult train(const Config& config, const TrainOptions& options);

@@ -27,7 +27,7 @@ Metrics validate(Config config, const ValidateOptions& options) {
   config.network.gamma = "signed";  // legacy weights are read as such
   const int64_t crops = options.ten_crops ? 10 : 1;
   const int64_t batch =
-      options.batch_size.value_or(std::max<int64_t>(1, config.optimizer.batch_size / (options.ten_crops ? 10 : 1)));
+      options.batch_size.value_or(std::max<int64_t>(1, config.optimizer.batch_size / world.size / crops));
 
   const auto network = build_network(config, device);
   WeightsOptions weights = options.weights;
@@ -53,7 +53,8 @@ Metrics validate(Config config, const ValidateOptions& options) {
     std::fflush(stdout);
   }
 
-  const InterruptGuard interrupts;
+  std::optional<InterruptGuard> interrupts;  // of several processes, each may end at once
+  if (!world.group) interrupts.emplace();
   const auto metrics = evaluate(
       *network, batches, device, precision_dtype(config.precision), crops,
       [&] { return !world.group && pending_interrupt() != 0; }, world.group);

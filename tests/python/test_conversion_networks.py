@@ -105,3 +105,24 @@ def test_the_report_of_a_network_has_one_row_per_norm():
     lines = str(report).splitlines()
     assert lines[0] == "convert: 3 of 20 layers changed"
     assert sum("downsample.1" in line for line in lines) == 3
+
+
+def test_beside_a_skip_connection_that_is_added_in_place_the_layer_works_on_a_copy():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.act = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU()
+
+        def forward(self, x):
+            y = self.conv(x)
+            y += x.mean()  # the tensor that the layer reads is itself a sum in place
+            z = self.act(self.bn(y)) * 2
+            z += y
+            return z
+
+    model, x = Block().double(), X.double()
+    before = copy.deepcopy(model)
+    report = iabn.convert(model, x)
+    assert model.bn.copy_input
+    assert report.converted[0].reason == "works on a copy: an addition in place (+=) reads its input as well"
+    assert_same_training(before, model, x)

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,27 +99,46 @@ def test_a_batch_that_cannot_be_shared_is_refused(folder, built_program):
     assert "cannot be shared equally by 5 processes" in run(command, folder, code=1)
 
 
-def test_a_killed_process_ends_the_job_and_a_restart_resumes_it(folder, built_program):
+@contextmanager
+def long_job(program, folder, log_dir, processes, restarts):
+    """A job of many epochs that has finished three, and the numbers of its processes."""
     config = json.loads(json.dumps(CONFIG))
     config["optimizer"]["schedule"]["epochs"] = 40
     (folder / "long.json").write_text(json.dumps(config))
-    options = ("--log-dir", "killed", "--resume", "auto", *OPTIONS)
-    command = torchrun(built_program("iabn"), 2, "train", "long.json", "data", *options, restarts=2)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as job:
+    options = ("--log-dir", log_dir, "--resume", "auto", *OPTIONS)
+    command = torchrun(program, processes, "train", "long.json", "data", *options, restarts=restarts)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as job:
         deadline = time.monotonic() + 120
-        while not (folder / "killed" / "log.csv").exists() or len(rows(folder, "killed")) < 3:
+        while not (folder / log_dir / "log.csv").exists() or len(rows(folder, log_dir)) < 3:
             assert time.monotonic() < deadline and job.poll() is None
             time.sleep(0.05)
-        workers = subprocess.run(
-            ["pgrep", "-f", "--", "--log-dir killed"], capture_output=True, text=True, check=True
-        ).stdout
-        launcher = b"torch.distributed.run"
-        own = [int(pid) for pid in workers.split() if launcher not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        yield job, workers(log_dir)
+
+
+def workers(log_dir):
+    """Processes of the program with this log directory, without their launcher."""
+    found = subprocess.run(["pgrep", "-f", "--", f"--log-dir {log_dir} "], capture_output=True, text=True, check=False)
+    launcher = b"torch.distributed.run"
+    return [int(pid) for pid in found.stdout.split() if launcher not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_killed_process_ends_the_job_and_a_restart_resumes_it(folder, built_program):
+    with long_job(built_program("iabn"), folder, "killed", processes=2, restarts=2) as (job, own):
         os.kill(own[-1], signal.SIGKILL)
         output, _ = job.communicate(timeout=240)
     assert job.returncode == 0, output
     assert "continuing after epoch" in output
     assert [int(row["epoch"]) for row in rows(folder, "killed")] == list(range(1, 41))
+
+
+def test_without_restarts_all_four_end_with_a_message_and_the_snapshot_is_whole(folder, built_program):
+    with long_job(built_program("iabn"), folder, "ended", processes=4, restarts=0) as (job, own):
+        assert len(own) == 4
+        os.kill(random.choice(own), signal.SIGKILL)
+        output, _ = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "could not exchange data with the others" in output, output
+    assert not workers("ended")
+    snapshot = torch.load(folder / "ended" / "checkpoint.pth.tar", weights_only=True)
+    assert snapshot["epoch"] >= 3 and len(rows(folder, "ended")) >= snapshot["epoch"]
