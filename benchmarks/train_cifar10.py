@@ -12,30 +12,16 @@ import datetime
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from compare_torch import COLUMNS, driver_version
+
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = [
-    "case",
-    "variant",
-    "shape",
-    "dtype",
-    "layout",
-    "pass",
-    "metric",
-    "p20",
-    "p50",
-    "p80",
-    "unit",
-    "gpu",
-    "driver",
-    "torch",
-    "git_sha",
-    "date",
-]
 MODES = ("standard", "inplace")
 
 
@@ -82,9 +68,7 @@ def main():
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    stamp = [driver, torch.__version__, sha.strip(), datetime.date.today()]
+    stamp = [driver_version(), torch.__version__, sha.strip(), datetime.date.today()]
     machine = [torch.cuda.get_device_name(), *stamp]
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:

@@ -11,10 +11,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from image_folder import write_images
 
 CONFIG = {
     "network": {"arch": "preact_resnet8", "width": 8, "bn_mode": "sync", "activation": "leaky_relu", "classes": 2},
@@ -26,13 +25,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 30), ("val", 11)):
-        for label, name in enumerate(("dark", "light")):
-            (folder / "data" / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = generator.integers(60 * label, 190 + 60 * label, (18, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / "data" / split / name / f"{i}.png")
+    write_images(folder / "data", {"train": 30, "val": 11}, noise=190)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
 

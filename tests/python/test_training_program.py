@@ -4,10 +4,9 @@ import json
 import os
 import subprocess
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from image_folder import write_images
 
 CONFIG = {
     "network": {
@@ -26,13 +25,7 @@ CONFIG = {
 def run(built_program, tmp_path_factory):
     """Runs the program; returns its standard output. run.folder holds data/, config.json and, after training, logs/."""
     folder = tmp_path_factory.mktemp("program")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 16), ("val", 7)):
-        for label, name in enumerate(("dark", "light")):
-            (folder / "data" / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = generator.integers(110 * label, 140 + 110 * label, (18, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / "data" / split / name / f"{i}.png")
+    write_images(folder / "data", {"train": 16, "val": 7}, noise=140)
     (folder / "config.json").write_text(json.dumps(CONFIG))
 
     def execute(*arguments, code=0):
