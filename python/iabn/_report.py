@@ -77,10 +77,17 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: frozenset[i
 
 
 class Undo:
-    """Replacements of modules that can be taken back."""
+    """Replacements of modules that are taken back where the block of `with Undo() as undo:` raises."""
 
     def __init__(self):
         self._steps: list[Callable[[], None]] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            self.take_back()
 
     def add(self, step: Callable[[], None]) -> None:
         """`step` takes one change back."""

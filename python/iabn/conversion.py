@@ -128,8 +128,7 @@ def convert(
     befores = {name: _describe_before(model.get_submodule(name), plan) for name, plan in found.items()}
 
     report = ConversionReport("convert", exact=not any(plan.relu for plan in plans))
-    undo = Undo()
-    try:
+    with Undo() as undo:
         _replace_relus(model, plans, slope, undo)
         reference = before if before is None or report.exact else _report.outputs(model, example)
         _apply(model, plans, shared, sync, undo)
@@ -138,9 +137,6 @@ def convert(
             _report.check("convert", reference, after, len(plans), tolerance, model)
             _check_overwrites(model, example, dtype)
             _report.compare(report, before, after)
-    except BaseException:
-        undo.take_back()
-        raise
     for name, plan in found.items():
         done = isinstance(plan, Plan)
         after_text = describe(model.get_submodule(name)) if done else ""
@@ -227,16 +223,12 @@ def to_batchnorm(model: nn.Module, example: Any = None, *, tolerance: float | No
     if example is not None:
         before = _report.outputs(model, example)
         seen = _report.input_dimensions(model, layers, example)
-    undo = Undo()
-    try:
+    with Undo() as undo:
         report.rows = restore_layers(model, seen, undo)
         if before is not None:
             after = _report.outputs(model, example)
             _report.check("to_batchnorm", before, after, len(layers), tolerance, model)
             _report.compare(report, before, after)
-    except BaseException:
-        undo.take_back()
-        raise
     return report
 
 

@@ -37,8 +37,7 @@ def fold(model: nn.Module, example: Any = None, *, tolerance: float | None = Non
         raise ValueError(f'fold: "{training}" is in training mode: call model.eval() first')
     report = ConversionReport("fold")
     before = None if example is None else _report.outputs(model, example)
-    undo = Undo()
-    try:
+    with Undo() as undo:
         dimensions: dict[nn.Module, int] = {}
         if example is not None:
             abns = [module for module in model.modules() if isinstance(module, ABN)]
@@ -54,9 +53,6 @@ def fold(model: nn.Module, example: Any = None, *, tolerance: float | None = Non
             after = _report.outputs(model, example)
             _report.check("fold", before, after, len(norms), tolerance, model)
             _report.compare(report, before, after)
-    except BaseException:
-        undo.take_back()
-        raise
     return report
 
 
