@@ -43,6 +43,7 @@ CifarResNet::CifarResNet(const NetworkOptions& options, const std::vector<int64_
       in_channels = channels;
     }
   }
+  feature_channels_ = in_channels;
   if (options.classes > 0) linear_ = register_module("linear", torch::nn::Linear(in_channels, options.classes));
 }
 

@@ -58,6 +58,7 @@ DenseNet::DenseNet(const NetworkOptions& options, const std::vector<int64_t>& la
     channels /= 2;
   }
   bn_out_ = register_module("bn_out", norm_act(options, channels));
+  feature_channels_ = channels;
   if (options.classes > 0) {
     classifier_ = register_module("classifier", std::make_shared<Classifier>(channels, options.classes));
   }

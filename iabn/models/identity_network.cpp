@@ -31,6 +31,7 @@ void IdentityNetwork::add_module(const NormOptions& options, int64_t in_channels
 
 void IdentityNetwork::add_end(const NetworkOptions& options, int64_t channels) {
   bn_out_ = register_module("bn_out", norm_act(options, channels));
+  feature_channels_ = channels;
   if (options.classes > 0) {
     classifier_ = register_module("classifier", std::make_shared<Classifier>(channels, options.classes));
   }

@@ -42,6 +42,12 @@ class Network : public torch::nn::Module {
  public:
   /// x: [N, input_channels, H, W]; returns [N, classes], or [N, C, H', W'] where classes is 0.
   virtual torch::Tensor forward(torch::Tensor x) = 0;
+
+  /// Channels of the last feature map, which `classes` 0 returns.
+  int64_t feature_channels() const { return feature_channels_; }
+
+ protected:
+  int64_t feature_channels_ = 0;  // for a derived class to set
 };
 
 }  // namespace iabn::models

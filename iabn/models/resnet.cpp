@@ -26,6 +26,7 @@ ResNet::ResNet(const NetworkOptions& options, const std::vector<int64_t>& blocks
       in_channels = channels.back();
     }
   }
+  feature_channels_ = in_channels;
   if (options.classes > 0) {
     classifier_ = register_module("classifier", std::make_shared<Classifier>(in_channels, options.classes));
   }

@@ -5,11 +5,28 @@
 #include <ATen/Context.h>
 
 #include "iabn/models/registry.h"
+#include "iabn/models/segmentation_network.h"
 #include "iabn/models/weight_init.h"
 #include "iabn/nn/sync.h"
 #include "iabn/train/device.h"
 
 namespace iabn::train {
+namespace {
+
+models::SegmentationOptions segmentation_options(const Config& config, const models::NetworkOptions& body) {
+  const SegmentationConfig& segmentation = config.segmentation;
+  models::SegmentationOptions options;
+  options.arch = config.network.arch;
+  options.body = body;
+  options.classes = config.network.classes;
+  options.head_channels = segmentation.head_channels;
+  options.hidden_channels = segmentation.hidden_channels;
+  options.dilations = segmentation.dilations;
+  if (const auto& size = segmentation.pooling_size; !size.empty()) options.pooling_size = {{size[0], size[1]}};
+  return options;
+}
+
+}  // namespace
 
 std::shared_ptr<models::Network> build_network(const Config& config, c10::Device device) {
   at::manual_seed(static_cast<uint64_t>(config.seed));
@@ -25,7 +42,12 @@ std::shared_ptr<models::Network> build_network(const Config& config, c10::Device
   const bool wider = models::is_wider(network_config.arch);  // see check_architecture_options in config.cpp
   options.input_3x3 = network_config.input_3x3 && !wider;
   if (!wider || std::holds_alternative<bool>(network_config.dilation)) options.dilation = network_config.dilation;
-  auto network = models::make_network(network_config.arch, options);
+  std::shared_ptr<models::Network> network;
+  if (config.task == "segmentation") {
+    network = std::make_shared<models::SegmentationNetwork>(segmentation_options(config, options));
+  } else {
+    network = models::make_network(network_config.arch, options);
+  }
   models::init_weights(*network, {.method = network_config.weight_init,
                                   .gain_multiplier = network_config.weight_gain_multiplier,
                                   .activation = network_config.activation,

@@ -72,7 +72,8 @@ NetworkConfig read_network(ConfigSection section) {
 
 ScheduleConfig read_schedule(ConfigSection section) {
   ScheduleConfig schedule;
-  section.read_choice("type", schedule.type, {"constant", "step", "multistep", "exponential", "linear", "cosine"});
+  section.read_choice("type", schedule.type,
+                      {"constant", "step", "multistep", "exponential", "linear", "cosine", "poly"});
   section.read_choice("mode", schedule.mode, {"epoch", "step"});
   section.read("epochs", schedule.epochs);
   check_at_least(section, "epochs", schedule.epochs, 1);
@@ -92,8 +93,10 @@ ScheduleConfig read_schedule(ConfigSection section) {
   params.read("milestones", schedule.params.milestones);
   params.read("alpha", schedule.params.alpha);
   params.read("beta", schedule.params.beta);
+  params.read("power", schedule.params.power);
   if (schedule.type == "step") check_at_least(params, "step_size", schedule.params.step_size, 1);
   check_not_negative(params, "gamma", schedule.params.gamma);
+  check_not_negative(params, "power", schedule.params.power);
   params.check_unknown();
   section.check_unknown();
   return schedule;
@@ -159,14 +162,102 @@ data::InputOptions read_input(ConfigSection section) {
   return input;
 }
 
+void read_colors(ConfigSection& section, SegmentationConfig& segmentation) {
+  std::vector<std::vector<int64_t>> colors;
+  section.read("colors", colors);
+  if (!section.has("colors") || colors.empty()) {
+    segmentation.colors = default_colors(segmentation.classes.size());
+    return;
+  }
+  if (colors.size() != segmentation.classes.size()) {
+    section.fail("colors", "must be one [red, green, blue] for each of the " +
+                               std::to_string(segmentation.classes.size()) + " classes, got " +
+                               std::to_string(colors.size()));
+  }
+  for (size_t i = 0; i < colors.size(); ++i) {
+    const auto& color = colors[i];
+    if (color.size() != 3 || std::any_of(color.begin(), color.end(), [](int64_t v) { return v < 0 || v > 255; })) {
+      section.fail("colors[" + std::to_string(i) + "]", "must be [red, green, blue] of 0 to 255");
+    }
+    segmentation.colors.push_back(
+        {static_cast<uint8_t>(color[0]), static_cast<uint8_t>(color[1]), static_cast<uint8_t>(color[2])});
+  }
+}
+
+SegmentationConfig read_segmentation(ConfigSection section) {
+  SegmentationConfig segmentation;
+  section.read("classes", segmentation.classes);
+  if (segmentation.classes.empty()) section.fail("classes", "is required: the names of the classes in label order");
+  if (segmentation.classes.size() > 255) section.fail("classes", "at most 255: masks have 8 bits");
+  read_colors(section, segmentation);
+  section.read("ignore_label", segmentation.ignore_label);
+  section.read("scale_train", segmentation.scale_train);
+  section.read("hard_pixels", segmentation.hard_pixels);
+  section.read("window", segmentation.window);
+  section.read("longest_side", segmentation.longest_side);
+  section.read("head_channels", segmentation.head_channels);
+  section.read("hidden_channels", segmentation.hidden_channels);
+  section.read("dilations", segmentation.dilations);
+  section.read("pooling_size", segmentation.pooling_size);
+  section.check_unknown();
+
+  if (segmentation.ignore_label < 0 || segmentation.ignore_label > 255) {
+    section.fail("ignore_label", "must be a mask value, 0 to 255, got " + std::to_string(segmentation.ignore_label));
+  }
+  const auto& scale = segmentation.scale_train;
+  if (scale.size() != 2 || !(scale[0] > 0 && scale[0] <= scale[1] && scale[1] <= 16)) {
+    section.fail("scale_train", "must be [lowest, highest], above 0 and at most 16");
+  }
+  if (!(segmentation.hard_pixels > 0 && segmentation.hard_pixels <= 1)) {
+    section.fail("hard_pixels", "must be above 0 and at most 1, got " + std::to_string(segmentation.hard_pixels));
+  }
+  check_at_least(section, "window", segmentation.window, 0);
+  check_at_least(section, "longest_side", segmentation.longest_side, 0);
+  check_at_least(section, "head_channels", segmentation.head_channels, 1);
+  check_at_least(section, "hidden_channels", segmentation.hidden_channels, 1);
+  for (const int64_t dilation : segmentation.dilations) check_at_least(section, "dilations", dilation, 1);
+  const auto& pooling = segmentation.pooling_size;
+  if (!pooling.empty() && (pooling.size() != 2 || pooling[0] < 1 || pooling[1] < 1)) {
+    section.fail("pooling_size", "must be [height, width] of at least 1, or [] for the whole map");
+  }
+  return segmentation;
+}
+
 }  // namespace
+
+std::vector<std::array<uint8_t, 3>> default_colors(size_t n) {
+  std::vector<std::array<uint8_t, 3>> colors(n);
+  for (size_t i = 0; i < n; ++i) {
+    // Three bits of the number at a time, the lowest to the highest place of red, green and blue.
+    size_t bits = i + 1;
+    for (int place = 7; place >= 0 && bits != 0; --place, bits >>= 3) {
+      for (size_t c = 0; c < 3; ++c) {
+        colors[i][c] = static_cast<uint8_t>(colors[i][c] | (((bits >> c) & 1) << place));
+      }
+    }
+  }
+  return colors;
+}
 
 Config parse_config(const nlohmann::json& json) {
   ConfigSection section(json, "");
   Config config;
+  section.read_choice("task", config.task, {"classification", "segmentation"});
   config.network = read_network(section.section("network"));
   config.optimizer = read_optimizer(section.section("optimizer"));
   config.input = read_input(section.section("input"));
+  if (config.task == "segmentation") {
+    config.segmentation = read_segmentation(section.section("segmentation"));
+    const auto classes = static_cast<int64_t>(config.segmentation.classes.size());
+    if (json.contains("network") && json["network"].contains("classes") && config.network.classes != classes) {
+      section.fail("network.classes", "is " + std::to_string(config.network.classes) +
+                                          ", but segmentation.classes has " + std::to_string(classes) +
+                                          " names; leave it out");
+    }
+    config.network.classes = classes;
+  } else if (section.has("segmentation")) {
+    section.fail("segmentation", "is for \"task\": \"segmentation\"");
+  }
   section.read("seed", config.seed);
   section.read("channels_last", config.channels_last);
   section.read_choice("precision", config.precision, {"float32", "bf16", "fp16"});

@@ -3,6 +3,7 @@
 // The JSON configuration of a training run: three sections, each field named as its key, each initial value the
 // default. Keys marked (added) are not in the original package's schema; their defaults keep its meaning.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -38,8 +39,9 @@ struct NetworkConfig {
 };
 
 struct ScheduleConfig {
-  std::string type = "constant";  // constant, step, multistep, exponential, linear, (added) cosine: see schedule.h
-  std::string mode = "epoch";     // epoch, step: what t counts
+  std::string type =
+      "constant";              // constant, step, multistep, exponential, linear, (added) cosine, poly: see schedule.h
+  std::string mode = "epoch";  // epoch, step: what t counts
   int64_t epochs = 10;
   double warmup_epochs = 0;  // (added) the rate rises linearly over them
   struct Params {
@@ -48,6 +50,7 @@ struct ScheduleConfig {
     std::vector<int64_t> milestones;                          // of multistep; required there
     double alpha = std::numeric_limits<double>::quiet_NaN();  // of linear; required there
     double beta = std::numeric_limits<double>::quiet_NaN();
+    double power = 0.9;  // of poly
   } params;
 };
 
@@ -66,10 +69,27 @@ struct OptimizerConfig {
   ScheduleConfig schedule;
 };
 
+/// (added) of the task "segmentation": network.arch with a DeepLabV3 head, see models/segmentation_network.h.
+struct SegmentationConfig {
+  std::vector<std::string> classes;            // names in label order; required
+  std::vector<std::array<uint8_t, 3>> colors;  // RGB of each class; by default distinct ones, see default_colors()
+  int64_t ignore_label = 255;                  // pixels of this mask value count nowhere
+  std::vector<double> scale_train = {0.5, 2};  // range of the random scale of a training image
+  double hard_pixels = 1;                      // share of a batch's pixels, those of highest loss, that is learned from
+  int64_t window = 0;        // side of the sliding window in evaluation and prediction, in pixels; 0 = whole images
+  int64_t longest_side = 0;  // to which evaluation and prediction scale an image; 0 = as it is
+  int64_t head_channels = 256;
+  int64_t hidden_channels = 256;
+  std::vector<int64_t> dilations = {12, 24, 36};  // of the head's 3x3 convolutions
+  std::vector<int64_t> pooling_size;              // height and width, see models::DeepLabV3::forward; empty = the map
+};
+
 struct Config {
+  std::string task = "classification";  // (added) classification, segmentation
   NetworkConfig network;
   OptimizerConfig optimizer;
-  data::InputOptions input;
+  data::InputOptions input;           // segmentation: crop_train, color_jitter_train, channels, mean and std count
+  SegmentationConfig segmentation;    // of that task only
   int64_t seed = 0;                   // (added) of the weights, the order of the images and their augmentation
   bool channels_last = false;         // (added) memory format of the network and its input
   std::string precision = "float32";  // (added) float32, bf16, fp16: see precision.h
@@ -79,6 +99,9 @@ struct Config {
 
 /// Throws ConfigError for an unknown key (naming the nearest known one), a wrong type, or a value out of range.
 Config parse_config(const nlohmann::json& json);
+
+/// n colours that differ, the same each time: those of the PASCAL VOC colour map from its second on.
+std::vector<std::array<uint8_t, 3>> default_colors(size_t n);
 
 /// Throws ConfigError where the network can only be evaluated: in-place layers train no activation without an inverse.
 void check_trainable(const Config& config);

@@ -20,11 +20,26 @@ json schedule_json(const ScheduleConfig& schedule) {
     params["alpha"] = schedule.params.alpha;
     params["beta"] = schedule.params.beta;
   }
+  if (schedule.type == "poly") params["power"] = schedule.params.power;
   return {{"type", schedule.type},
           {"mode", schedule.mode},
           {"epochs", schedule.epochs},
           {"warmup_epochs", schedule.warmup_epochs},
           {"params", params}};
+}
+
+json segmentation_json(const SegmentationConfig& segmentation) {
+  return {{"classes", segmentation.classes},
+          {"colors", segmentation.colors},
+          {"ignore_label", segmentation.ignore_label},
+          {"scale_train", segmentation.scale_train},
+          {"hard_pixels", segmentation.hard_pixels},
+          {"window", segmentation.window},
+          {"longest_side", segmentation.longest_side},
+          {"head_channels", segmentation.head_channels},
+          {"hidden_channels", segmentation.hidden_channels},
+          {"dilations", segmentation.dilations},
+          {"pooling_size", segmentation.pooling_size}};
 }
 
 json dilation_json(const models::Dilation& dilation) {
@@ -87,6 +102,10 @@ json to_json(const Config& config) {
                  {"cuda_graph", config.cuda_graph},
                  {"deterministic", config.deterministic}};
   if (models::has_width(arch)) result["network"]["width"] = width;  // elsewhere it would be refused
+  if (config.task == "segmentation") {
+    result["task"] = config.task;
+    result["segmentation"] = segmentation_json(config.segmentation);
+  }
   return result;
 }
 

@@ -27,10 +27,10 @@ double factor_after_warmup(const ScheduleConfig& schedule, const ScheduleTime& t
     // Below 0 the optimiser would climb.
     return std::max(0.0, params.alpha * static_cast<double>(t) + params.beta);
   }
-  if (schedule.type == "cosine") {
-    const int64_t end = schedule.epochs * (by_step ? time.steps_per_epoch : 1);
-    return 0.5 * (1 + std::cos(std::numbers::pi * static_cast<double>(t) / static_cast<double>(end)));
-  }
+  const int64_t end = schedule.epochs * (by_step ? time.steps_per_epoch : 1);
+  const double done = static_cast<double>(t) / static_cast<double>(end);
+  if (schedule.type == "cosine") return 0.5 * (1 + std::cos(std::numbers::pi * done));
+  if (schedule.type == "poly") return std::pow(std::max(0.0, 1 - done), params.power);
   throw std::invalid_argument("unknown schedule type " + schedule.type);
 }
 

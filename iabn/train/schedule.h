@@ -18,7 +18,8 @@ struct ScheduleTime {
 /// With t the number of finished epochs (mode "epoch") or steps of the whole run (mode "step"), and T what t will be at
 /// the run's end:
 ///   constant 1 | step gamma^floor(t / step_size) | multistep gamma^(number of milestones <= t) |
-///   exponential gamma^t | linear max(0, alpha*t + beta) | cosine (1 + cos(pi*t/T)) / 2
+///   exponential gamma^t | linear max(0, alpha*t + beta) | cosine (1 + cos(pi*t/T)) / 2 |
+///   poly (1 - t/T)^power
 /// times min(1, (step + 1) / (warmup_epochs * steps_per_epoch)).
 double schedule_factor(const ScheduleConfig& schedule, const ScheduleTime& time);
 
