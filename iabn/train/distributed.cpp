@@ -1,5 +1,6 @@
 #include "iabn/train/distributed.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <random>
@@ -123,6 +124,19 @@ bool World::any(bool here) const {
   return flag.item<int>() > 0;
 }
 
+void World::leave() const {
+  if (group) group->shutdown();
+}
+
+void World::end_process(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
+  std::fflush(stdout);
+  std::fprintf(stderr, "iabn: error: %s\n", text.c_str());
+  std::fflush(stderr);
+  std::_Exit(1);
+}
+
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   World world;
   if (!variable("WORLD_SIZE")) return world;
@@ -136,7 +150,8 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   using Backend = c10d::ProcessGroup::BackendType;
   world.group->setBackend(c10::kCPU, Backend::GLOO, make_gloo(under("gloo"), world.rank, world.size, timeout));
   world.group->setDefaultBackend(Backend::GLOO);
-  if (device == c10::kCUDA) {
+  world.on_gpus = device == c10::kCUDA;
+  if (world.on_gpus) {
     world.group->setBackend(c10::kCUDA, Backend::NCCL, make_nccl(under("nccl"), world.rank, world.size, timeout));
     world.group->setDefaultBackend(Backend::NCCL);
   }

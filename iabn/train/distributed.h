@@ -3,6 +3,7 @@
 // The processes of a job: torchrun's environment, and the process group over it.
 
 #include <chrono>
+#include <exception>
 #include <string>
 
 #include <c10/core/Device.h>
@@ -16,6 +17,7 @@ struct World {
   int rank = 0;
   int size = 1;
   int local_rank = 0;      // on this machine: the number of its GPU
+  bool on_gpus = false;    // NCCL
   nn::ProcessGroup group;  // null where it is alone
 
   bool first() const { return rank == 0; }
@@ -23,6 +25,24 @@ struct World {
   std::string device_name(const std::string& asked) const;
   /// True on all ranks where it is on one; a collective that waits on the host.
   bool any(bool here) const;
+
+  /// Calls `part` of the job, which may leave work on a GPU. An exception passes as it is, but for a job on GPUs: there
+  /// its text goes to stderr and the process ends with exit code 1 at once, because what waits on a GPU for a process
+  /// that has gone can't be taken back, and the destructors of whatever uses the GPU would wait for it.
+  template <class Part>
+  auto run(Part&& part) const {
+    try {
+      return part();
+    } catch (const std::exception& error) {
+      if (on_gpus) end_process(error);
+      throw;
+    }
+  }
+  /// Takes leave of the others, after a part that went well; what was captured with the group must be gone.
+  void leave() const;
+
+ private:
+  [[noreturn]] static void end_process(const std::exception& error);
 };
 
 /// Collectives that take longer fail.

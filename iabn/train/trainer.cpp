@@ -42,14 +42,6 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// The world, with its layers' statistics, before the first layer.
-World join(const TrainOptions& options) {
-  const c10::DeviceType type = choose_device(options.device).type();
-  World world = join_world(type);
-  nn::set_process_group(world.group);
-  return world;
-}
-
 data::LoaderOptions loader_options(const Config& config, const TrainOptions& options, const World& world,
                                    c10::Device device, data::Split split) {
   const int64_t batch = config.optimizer.batch_size / world.size;
@@ -76,7 +68,7 @@ data::LoaderOptions loader_options(const Config& config, const TrainOptions& opt
 // One run: the objects that training, evaluation and snapshots share.
 class Run {
  public:
-  Run(const Config& config, const TrainOptions& options);
+  Run(const Config& config, const TrainOptions& options, const World& world);
   TrainResult train();
   TrainResult evaluate_only();
 
@@ -100,7 +92,7 @@ class Run {
 
   const Config& config_;
   const TrainOptions& options_;
-  const World world_;
+  const World& world_;
   c10::Device device_;
   data::Loader train_loader_, val_loader_;
   DeviceLoader train_data_, val_data_;
@@ -118,10 +110,10 @@ class Run {
   std::set<std::string> skipped_;  // texts that have been printed
 };
 
-Run::Run(const Config& config, const TrainOptions& options)
+Run::Run(const Config& config, const TrainOptions& options, const World& world)
     : config_(config),
       options_(options),
-      world_(join(options)),
+      world_(world),
       device_(prepare_device(config, world_.device_name(options.device))),
       train_loader_(open_checked_dataset(config, options.data, data::Split::train), config.input, data::Split::train,
                     loader_options(config, options, world_, device_, data::Split::train)),
@@ -392,8 +384,14 @@ TrainResult train(const Config& config, const TrainOptions& options) {
     throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet");
   }
   if (!options.evaluate_only) check_trainable(config);
-  Run run(config, options);
-  return options.evaluate_only ? run.evaluate_only() : run.train();
+  const World world = join_world(choose_device(options.device).type());
+  nn::set_process_group(world.group);
+  const TrainResult result = world.run([&] {
+    Run run(config, options, world);
+    return world.run([&] { return options.evaluate_only ? run.evaluate_only() : run.train(); });
+  });
+  world.leave();
+  return result;
 }
 
 }  // namespace iabn::train

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include <ATen/ATen.h>
 
@@ -17,9 +18,10 @@
 
 namespace iabn::train {
 
-Metrics validate(Config config, const ValidateOptions& options) {
+namespace {
+
+Metrics validate_share(const World& world, Config config, const ValidateOptions& options) {
   config.cuda_graph = false;  // of training
-  const World world = join_world(choose_device(options.device).type());
   const c10::Device device = prepare_device(config, world.device_name(options.device));
   if (options.scale) config.input.scale_val = *options.scale;
   if (options.crop) config.input.crop_val = *options.crop;
@@ -65,6 +67,15 @@ Metrics validate(Config config, const ValidateOptions& options) {
                 static_cast<long long>(metrics->images));
   }
   return *metrics;
+}
+
+}  // namespace
+
+Metrics validate(Config config, const ValidateOptions& options) {
+  const World world = join_world(choose_device(options.device).type());
+  const Metrics metrics = world.run([&] { return validate_share(world, std::move(config), options); });
+  world.leave();
+  return metrics;
 }
 
 }  // namespace iabn::train

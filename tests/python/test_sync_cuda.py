@@ -1,0 +1,179 @@
+"""InPlaceABNSync over NCCL, a GPU for each process: equal to one process on the whole batch, eager, compiled and in a
+CUDA graph; without a wait of the host."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import relative_error
+from test_sync import KINDS, layer, results, tensors
+from torch import nn
+
+import iabn
+from iabn import _ops, _sync
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+SHARES = [(4, 4), (7, 1), (8, 0)]
+ROUTES = ["eager", "compiled", "graph"]
+STEPS = 10
+
+
+def captured(step, warm_up):
+    """The CUDA graph of `step` and its result, after `warm_up` eager ones on the stream of the capture."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warm_up):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        result = step()
+    return graph, result
+
+
+def share_of(rank, shares, dtype, gamma, folder):
+    first = sum(shares[:rank])
+    x, d_z = (t[first : first + shares[rank]].cuda() for t in tensors(dtype))
+    made = layer(iabn.InPlaceABNSync, dtype, gamma=gamma).cuda()
+    torch.save(results(made, x, d_z), os.path.join(folder, f"{shares}-{dtype}-{gamma}-{rank}.pt"))
+
+
+def network(kind):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), kind(8), nn.Conv2d(8, 2, 1)).double().cuda()
+
+
+def ten_steps(model, x, processes, route):
+    """The sum of squares over the whole batch is the loss; gradients are summed over the processes."""
+    function = torch.compile(model, fullgraph=True) if route == "compiled" else model
+    parameters = list(model.parameters())
+
+    def step():
+        gradients = torch.autograd.grad(function(x).square().sum(), parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if processes > 1:
+                    dist.all_reduce(gradient)
+                parameter.sub_(1e-4 * gradient)
+
+    if route == "graph":
+        graph, _ = captured(step, 3)
+        for _ in range(STEPS - 3):
+            graph.replay()
+        torch.cuda.synchronize()
+    else:
+        for _ in range(STEPS):
+            step()
+
+
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(8, 3, 6, 6, dtype=torch.float64)
+
+
+def process(rank, folder):
+    os.environ["NCCL_NVLS_ENABLE"] = "0"
+    torch.cuda.set_device(rank)
+    device = torch.device("cuda", rank)
+    dist.init_process_group("nccl", init_method=f"file://{folder}/store", rank=rank, world_size=2, device_id=device)
+    for shares in SHARES:
+        for dtype, gamma in KINDS:
+            share_of(rank, shares, dtype, gamma, folder)
+        for route in ROUTES:
+            torch._dynamo.reset()
+            model = network(iabn.InPlaceABNSync)
+            first = sum(shares[:rank])
+            ten_steps(model, batch()[first : first + shares[rank]].cuda(), 2, route)
+            torch.save(model.state_dict(), os.path.join(folder, f"steps-{route}-{shares}-{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("sync_cuda"))
+    mp.start_processes(process, (path,), nprocs=2, start_method="spawn")
+    return path
+
+
+@two_gpus
+@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("dtype, gamma", KINDS)
+def test_two_gpus_equal_one_on_the_whole_batch(folder, shares, dtype, gamma):
+    x, d_z = (t[: sum(shares)].cuda() for t in tensors(dtype))
+    want = results(layer(iabn.InPlaceABN, dtype, gamma=gamma).cuda(), x, d_z)
+    files = [f"{shares}-{dtype}-{gamma}-{rank}.pt" for rank in range(2)]
+    got = [torch.load(os.path.join(folder, file), map_location="cuda:0") for file in files]
+    tolerance = 1e-12 if dtype == torch.float64 else 0.02
+    for name in ("z", "d_x"):
+        assert relative_error(torch.cat([one[name] for one in got]), want[name]) < tolerance, name
+    for name in ("weight", "bias"):
+        assert relative_error(sum(one[name] for one in got), want[name]) < tolerance, name
+    for one in got:
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            assert relative_error(one[name], want[name]) < (1e-12 if dtype == torch.float64 else 1e-5), name
+
+
+@two_gpus
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("shares", SHARES)
+def test_ten_training_steps_on_two_gpus(folder, shares, route):
+    model = network(iabn.InPlaceABN)
+    ten_steps(model, batch().cuda(), 1, "eager")
+    for rank in range(2):
+        state = torch.load(os.path.join(folder, f"steps-{route}-{shares}-{rank}.pt"), map_location="cuda:0")
+        for name, value in model.state_dict().items():
+            assert relative_error(state[name], value) < 1e-10, (name, rank)
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    device = torch.device("cuda", 0)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1, device_id=device)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_group_of_one_is_the_local_layer_waits_for_nothing_and_can_be_captured(group_of_one, dtype):
+    shape = (16, 64, 14, 14)
+    layout = {"device": "cuda", "dtype": dtype}
+    x, d_z = (torch.randn(shape, **layout).to(memory_format=torch.channels_last) for _ in range(2))
+    x.requires_grad_()
+    made = iabn.InPlaceABN(64).cuda()
+
+    def passes(synchronised):
+        running = (made.running_mean, made.running_var, made.num_batches_tracked)
+        if synchronised:
+            options = (made.eps, _ops.ACTIVATIONS["leaky_relu"], 0.01, 0)
+            z = _sync.synchronised(x * 1, made.weight, made.bias, (*running, 0.1), options, None)
+        else:
+            z = made(x * 1)
+        return z.detach(), *torch.autograd.grad(z, (x, made.weight, made.bias), d_z)
+
+    state = {name: value.clone() for name, value in made.state_dict().items()}
+    want = [*passes(False), *(b.clone() for b in made.buffers())]
+    made.load_state_dict(state)
+    got = [*passes(True), *(b.clone() for b in made.buffers())]
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-3
+    for a, b in zip(got, want, strict=True):
+        assert relative_error(a, b) < tolerance
+
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        passes(True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    graph, graphed = captured(lambda: passes(True), 3)
+    graph.replay()
+    torch.cuda.synchronize()
+    for a, b in zip(graphed, got, strict=False):
+        assert torch.equal(a, b)
