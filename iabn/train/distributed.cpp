@@ -13,6 +13,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "iabn/train/device.h"
+#include "iabn/train/neighbour_watch.h"
 
 namespace iabn::train {
 namespace {
@@ -125,7 +126,9 @@ bool World::any(bool here) const {
 }
 
 void World::leave() const {
-  if (group) group->shutdown();
+  if (!group) return;
+  if (watch) watch->leave();
+  group->shutdown();
 }
 
 void World::end_process(const std::exception& error) {
@@ -154,6 +157,7 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   if (world.on_gpus) {
     world.group->setBackend(c10::kCUDA, Backend::NCCL, make_nccl(under("nccl"), world.rank, world.size, timeout));
     world.group->setDefaultBackend(Backend::NCCL);
+    world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout));
   }
   return world;
 }

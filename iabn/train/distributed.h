@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <exception>
+#include <memory>
 #include <string>
 
 #include <c10/core/Device.h>
@@ -12,13 +13,16 @@
 
 namespace iabn::train {
 
+class NeighbourWatch;
+
 /// This process among the others.
 struct World {
   int rank = 0;
   int size = 1;
-  int local_rank = 0;      // on this machine: the number of its GPU
-  bool on_gpus = false;    // NCCL
-  nn::ProcessGroup group;  // null where it is alone
+  int local_rank = 0;                     // on this machine: the number of its GPU
+  bool on_gpus = false;                   // NCCL
+  nn::ProcessGroup group;                 // null where it is alone
+  std::shared_ptr<NeighbourWatch> watch;  // of a job on GPUs
 
   bool first() const { return rank == 0; }
   /// The device of this process for what a user asked for: its own GPU of the machine, where nobody chose a number.
@@ -49,9 +53,10 @@ struct World {
 inline constexpr std::chrono::minutes kDefaultTimeout{10};
 
 /// Joins the job that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe, as torchrun sets them: a
-/// store over TCP, NCCL for tensors on GPUs, Gloo for those of the CPU. Alone where WORLD_SIZE is not set or 1. Waits
-/// for all processes, at most `timeout`. Throws std::invalid_argument for variables that are missing or wrong, and
-/// std::runtime_error that names rank and address where the others can't be reached.
+/// store over TCP, NCCL for tensors on GPUs, Gloo for those of the CPU. A job on GPUs ends as soon as one of its
+/// processes has ended without leave(). Alone where WORLD_SIZE is not set or 1. Waits for all processes, at most
+/// `timeout`. Throws std::invalid_argument for variables that are missing or wrong, and std::runtime_error that names
+/// rank and address where the others can't be reached.
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout = kDefaultTimeout);
 
 /// The parts of join_world. NCCL needs a build with CUDA.

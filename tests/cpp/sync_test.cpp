@@ -162,6 +162,7 @@ int alone_worker() {
   for (const bool synchronised : {false, true}) {
     nn::InPlaceABN layer(layer_options());
     layer->to(device, torch::kDouble);
+    layer->num_batches_tracked = layer->num_batches_tracked.to(torch::kLong);
     fill(*layer);
     const Tensor x = whole_input().to(device).requires_grad_();
     nn::InPlaceABNFuncOptions function{true, 0.1, layer->options.eps(), nn::parse_activation("elu", 0.7)};
@@ -180,6 +181,7 @@ int alone_worker() {
     std::cout << "result " << i << " differs" << std::endl;
     return 3;
   }
+  group->shutdown();
   return 0;
 }
 
@@ -332,9 +334,16 @@ int worker_main() {
   if (worker == "alone") return alone_worker();
   const auto type = on_gpus() ? c10::kCUDA : c10::kCPU;
   const auto world = train::join_world(type, std::chrono::seconds(on_gpus() ? 60 : 5));
-  if (worker == "layer") return layer_worker(world, argument);
-  if (worker == "network" || worker == "graph") return network_worker(world, argument, worker == "graph");
-  return wrong_worker(world, argument);
+  int code = 0;
+  if (worker == "layer") {
+    code = layer_worker(world, argument);
+  } else if (worker == "network" || worker == "graph") {
+    code = network_worker(world, argument, worker == "graph");
+  } else {
+    return wrong_worker(world, argument);
+  }
+  world.leave();
+  return code;
 }
 
 }  // namespace
