@@ -1,4 +1,4 @@
-"""Training samples of segmentation agree with Pillow and NumPy. The program segmentation_sample is part of the build."""
+"""Training samples of segmentation agree with Pillow and NumPy; the program segmentation_sample is built with C++."""
 
 import subprocess
 import tarfile
