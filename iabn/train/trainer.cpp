@@ -115,9 +115,11 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       options_(options),
       world_(world),
       device_(prepare_device(config, world_.device_name(options.device))),
-      train_loader_(open_checked_dataset(config, options.data, data::Split::train), config.input, data::Split::train,
+      train_loader_(data::image_samples(open_checked_dataset(config, options.data, data::Split::train), config.input,
+                                        data::Split::train),
                     loader_options(config, options, world_, device_, data::Split::train)),
-      val_loader_(open_checked_dataset(config, options.data, data::Split::val), config.input, data::Split::val,
+      val_loader_(data::image_samples(open_checked_dataset(config, options.data, data::Split::val), config.input,
+                                      data::Split::val),
                   loader_options(config, options, world_, device_, data::Split::val)),
       train_data_(train_loader_, device_),
       val_data_(val_loader_, device_),
@@ -128,12 +130,12 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
   if (options_.resume_auto && fs::exists(checkpoint_path())) resume_from_ = checkpoint_path();
   if (options_.resume) resume_from_ = *options_.resume;
   if (resume_from_) resume();
-  check_same_job(world_, {to_json(config).dump(), resume_from_.has_value(), state_, train_loader_.dataset().size(),
-                          val_loader_.dataset().size()});
+  check_same_job(world_, {to_json(config).dump(), resume_from_.has_value(), state_, train_loader_.samples().size(),
+                          val_loader_.samples().size()});
   share_state(world_, parts(), state_);
   if (options_.evaluate_only) return;
   check_run_folder(checkpoint_path(), resume_from_);
-  state_.train_images = train_loader_.dataset().size();
+  state_.train_images = train_loader_.samples().size();
   world_.any(false);  // nobody writes before all have looked
   if (!world_.first()) return;
   csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
@@ -145,7 +147,7 @@ void Run::resume() {
   state_ = load_snapshot(*resume_from_, parts(), options_.any_config, &differences);
   for (const std::string& difference : differences) log_.print("another configuration: " + difference);
   if (options_.evaluate_only) return;
-  const int64_t images = train_loader_.dataset().size();
+  const int64_t images = train_loader_.samples().size();
   if (state_.train_images != images) {
     throw SnapshotError(resume_from_->string() + ": was trained on " + std::to_string(state_.train_images) +
                         " images, the folder holds " + std::to_string(images));
@@ -168,8 +170,8 @@ void Run::describe() {
   for (const auto& parameter : network_->parameters()) weights += parameter.numel();
   log_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
              config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
-             std::to_string(train_loader_.dataset().size()) + " training and " +
-             std::to_string(val_loader_.dataset().size()) + " validation images");
+             std::to_string(train_loader_.samples().size()) + " training and " +
+             std::to_string(val_loader_.samples().size()) + " validation images");
 }
 
 TrainResult Run::train() {
