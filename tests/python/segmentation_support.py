@@ -54,11 +54,13 @@ class CifarBlock(nn.Module):
 class CifarBody(nn.Module):
     """cifar_resnet20 without its classifier: 64 channels at a quarter of the picture's size."""
 
-    def __init__(self):
+    def __init__(self, channels=3):
         super().__init__()
-        self.conv1, self.bn1 = conv(3, 16, 3), NormAct(16)
+        self.conv1, self.bn1 = conv(channels, 16, 3), NormAct(16)
         for layer, (before, channels) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
-            blocks = [CifarBlock(before if i == 0 else channels, channels, 1 + (layer > 1 and i == 0)) for i in range(3)]
+            blocks = [
+                CifarBlock(before if i == 0 else channels, channels, 1 + (layer > 1 and i == 0)) for i in range(3)
+            ]
             setattr(self, f"layer{layer}", nn.Sequential(*blocks))
 
     def forward(self, x):
@@ -144,11 +146,22 @@ MEAN, STD = (0.4, 0.45, 0.5), (0.2, 0.25, 0.3)
 COLORS = [[200, 0, 10], [0, 150, 20], [30, 40, 250], [255, 255, 1]]
 
 
-def small_segmenter():
-    """The network of small_config()."""
-    network = Segmenter(CifarBody(), 64, hidden=8, out=12, classes=len(COLORS))
-    nn.init.normal_(network.cls.weight, std=1)  # so that the classes differ from pixel to pixel
+@torch.no_grad()
+def spread_classes(network, x):
+    """So that the classes differ from pixel to pixel of pictures like x: logits of mean 0 and deviation 2."""
+    logits = network(x)
+    mean, deviation = logits.mean((0, 2, 3)), logits.std((0, 2, 3))
+    network.cls.weight.mul_(2 / deviation[:, None, None, None])
+    network.cls.bias.sub_(mean).mul_(2 / deviation)
     return network
+
+
+def small_segmenter(channels=3):
+    """The network of small_config()."""
+    network = Segmenter(CifarBody(channels), 64, hidden=8, out=12, classes=len(COLORS))
+    return spread_classes(
+        network, functional.interpolate(torch.randn(4, channels, 8, 8), scale_factor=8, mode="bilinear")
+    )
 
 
 def small_config(**segmentation):

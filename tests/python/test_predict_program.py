@@ -1,5 +1,6 @@
 """`iabn predict` as a user meets it: what it writes, against PyTorch and Pillow, and what it says of bad input."""
 
+import copy
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ from segmentation_support import (
     save_vistas,
     small_config,
     small_segmenter,
+    spread_classes,
 )
 from torch.nn import functional
 
@@ -57,8 +59,9 @@ def run(*arguments, code=0, **options):
 @torch.no_grad()
 def scores(network, image, scales=(0.7, 1, 1.2), flip=False, mean=MEAN, std=STD):
     """Mean softmax scores of a Pillow picture: [classes, H, W]."""
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    x = (pixels.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    mode = "RGB" if len(mean) == 3 else "L"
+    pixels = torch.from_numpy(np.atleast_3d(np.array(image.convert(mode)))).permute(2, 0, 1)
+    x = (pixels.double() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     x, results = x.float()[None], []
     for scale in scales:
         size = [max(1, round(side * scale)) for side in x.shape[2:]]
@@ -127,8 +130,7 @@ def test_output_modes(work, written, name):
     with Image.open(written / "palette" / output_name(name)) as image:
         assert image.mode == "P"
         assert np.array_equal(raw, np.array(image))
-        assert image.getpalette()[: 3 * len(COLORS)] == sum(COLORS, [])
-        assert len(image.getpalette()) == 3 * len(COLORS)
+        assert image.getpalette() == np.ravel(COLORS).tolist()
 
     with Image.open(folder / "pictures" / name) as image:
         picture = image.convert("RGB")
@@ -353,6 +355,35 @@ def test_wrong_options_are_refused(work, tmp_path):
         assert word in text
 
 
+def test_scores_that_are_no_numbers_make_no_answer(work, tmp_path):
+    folder, network = work
+    broken = copy.deepcopy(network)
+    broken.cls.bias.data[1] = float("nan")
+    save_snapshot(tmp_path / "broken.pth.tar", broken, small_config())
+    for fusion in ("mean", "voting", "max"):
+        arguments = (tmp_path / "broken.pth.tar", folder / "pictures", tmp_path / "out", "--fusion-mode", fusion)
+        errors = run(*arguments, code=3)
+        assert errors.count("the network's scores are no numbers; try --precision bf16 or float32") == len(SIZES)
+    assert not outputs(tmp_path / "out")
+
+
+def test_a_network_of_grey_pictures(work, tmp_path):
+    folder = work[0]
+    network, config = small_segmenter(channels=1), small_config()
+    config["input"] = {"channels": 1, "mean": [0.4], "std": [0.2]}
+    save_snapshot(tmp_path / "grey.pth.tar", network, config)
+    common = (tmp_path / "grey.pth.tar", folder / "pictures")
+    run(*common, tmp_path / "raw")
+    run(*common, tmp_path / "overlay", "--output-mode", "overlay")
+    for name in SIZES:
+        with Image.open(folder / "pictures" / name) as image:
+            grey = image.convert("L")
+        raw = png(tmp_path / "raw" / output_name(name), "L")
+        assert_same_classes(raw, scores(network, grey, mean=(0.4,), std=(0.2,)))
+        blended = Image.blend(grey.convert("RGB"), Image.fromarray(np.array(COLORS, np.uint8)[raw]), 0.5)
+        assert np.array_equal(png(tmp_path / "overlay" / output_name(name), "RGB"), np.array(blended))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_agrees_nearly_everywhere(work, written, tmp_path, precision):
     folder = work[0]
@@ -368,8 +399,7 @@ def test_the_originals_snapshot_of_mapillary_vistas(tmp_path):
     """Its keys and its architecture at full size, with random weights: in-place layers of legacy gamma, its mean and
     standard deviation, its longest side and its colours."""
     network = Segmenter(WiderBody(), 4096, hidden=256, out=256, classes=65, legacy=True)
-    with torch.no_grad():
-        network.cls.weight.mul_(10)
+    spread_classes(network, functional.interpolate(torch.randn(1, 3, 5, 7), scale_factor=8, mode="bilinear"))
     save_vistas(tmp_path / "vistas.pth", network)
     (tmp_path / "in").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -381,6 +411,7 @@ def test_the_originals_snapshot_of_mapillary_vistas(tmp_path):
     mean, std = (0.41738699, 0.45732192, 0.46886091), (0.25685097, 0.26509955, 0.29067996)
     want = scores(network, image, (1,), mean=mean, std=std)
     labels = png(tmp_path / "out" / "street.png", "P")
+    assert len(np.unique(labels)) >= 3
     assert_same_classes(labels, want)
     with Image.open(tmp_path / "out" / "street.png") as output:
         palette = output.getpalette()

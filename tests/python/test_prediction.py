@@ -92,7 +92,7 @@ def fused(scores, fusion):
         ordered = np.sort(mean, 0)
         return mean.argmax(0), mean.max(0), ordered[-1] - ordered[-2]
     if fusion == "max":
-        best = scores.max((0, 2 - 1))
+        best = scores.max((0, 1))
         view = scores.max(1).argmax(0)
         chosen = np.take_along_axis(scores, view[None, None], 0)[0]
         flat = np.sort(scores.max(0), 0)  # a class's best score over the views
