@@ -1,5 +1,4 @@
-"""Prediction: the Predictor against NumPy and Pillow, pixel for pixel, with a network whose logits are known; and with
-`iabn predict` on real networks in test_predict_program.py."""
+"""Prediction: the Predictor against NumPy and Pillow, pixel for pixel, with a network whose logits are known."""
 
 import subprocess
 
