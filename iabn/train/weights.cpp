@@ -112,7 +112,11 @@ std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint 
 
 std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
                                       const WeightsOptions& options) {
-  io::Checkpoint checkpoint = io::load_checkpoint(path);
+  return load_weights(path, io::load_checkpoint(path), network, options);
+}
+
+std::vector<std::string> load_weights(const std::filesystem::path& path, io::Checkpoint checkpoint,
+                                      models::Network& network, const WeightsOptions& options) {
   try {
     return fill(path, std::move(checkpoint), network, options);
   } catch (const io::CheckpointError& error) {

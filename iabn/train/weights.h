@@ -10,6 +10,9 @@
 
 #include "iabn/io/gamma.h"
 
+namespace iabn::io {
+struct Checkpoint;
+}
 namespace iabn::models {
 class Network;
 }
@@ -36,5 +39,9 @@ struct WeightsOptions {
 /// WeightsError where keys or shapes differ: all of them are listed, with the nearest name of the other side.
 std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
                                       const WeightsOptions& options);
+
+/// The same of a file that io::load_checkpoint has read; `path` is for messages.
+std::vector<std::string> load_weights(const std::filesystem::path& path, io::Checkpoint checkpoint,
+                                      models::Network& network, const WeightsOptions& options);
 
 }  // namespace iabn::train
