@@ -1,5 +1,8 @@
 # The build type of the sanitizer presets: fast enough to run every test, line numbers in the reports.
-set(CMAKE_CXX_FLAGS_SANITIZE "-O2 -g1" CACHE STRING "Compiler flags of the build type Sanitize")
+# project() has put an empty string there.
+if(NOT CMAKE_CXX_FLAGS_SANITIZE)
+  set(CMAKE_CXX_FLAGS_SANITIZE "-O1 -g1" CACHE STRING "Compiler flags of the build type Sanitize" FORCE)
+endif()
 set(CMAKE_EXE_LINKER_FLAGS_SANITIZE "" CACHE STRING "Linker flags of the build type Sanitize")
 set(CMAKE_SHARED_LINKER_FLAGS_SANITIZE "" CACHE STRING "Linker flags of the build type Sanitize")
 mark_as_advanced(CMAKE_CXX_FLAGS_SANITIZE CMAKE_EXE_LINKER_FLAGS_SANITIZE CMAKE_SHARED_LINKER_FLAGS_SANITIZE)
