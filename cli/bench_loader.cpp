@@ -72,7 +72,7 @@ int run_bench_loader(Arguments arguments) {
   CsvRows rows(describe_machine(c10::kCPU), "loader");
   for (const int64_t workers : arguments.workers) {
     arguments.loader.workers = workers;
-    data::Loader loader(dataset, arguments.input, data::Split::train, arguments.loader);
+    data::Loader loader(data::image_samples(dataset, arguments.input, data::Split::train), arguments.loader);
     run_round(loader, 0, 1);  // reads the files into the system's cache
     std::vector<double> speed, cpu;
     for (int64_t i = 0; i < arguments.rounds; ++i) {

@@ -4,6 +4,7 @@
 // loader's whole processor time.
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 
 #include <cstddef>
 #include <memory>
@@ -20,14 +21,14 @@ class BatchMemory : public std::enable_shared_from_this<BatchMemory> {
   BatchMemory(const BatchMemory&) = delete;
   BatchMemory& operator=(const BatchMemory&) = delete;
 
-  /// A float32 tensor [n, c, h, w], values not set.
-  at::Tensor take(at::IntArrayRef sizes, at::MemoryFormat format);
+  /// A tensor, values not set. Of the formats, channels-last is for [n, c, h, w].
+  at::Tensor take(at::IntArrayRef sizes, at::ScalarType dtype, at::MemoryFormat format);
 
  private:
   struct Free {
-    void operator()(float* memory) const;
+    void operator()(void* memory) const;
   };
-  using Piece = std::unique_ptr<float, Free>;
+  using Piece = std::unique_ptr<void, Free>;
 
   const size_t bytes_, kept_;
   std::mutex mutex_;

@@ -50,6 +50,10 @@ int jpeg_scale(const Wanted& wanted);
 Part decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose);
 Image decode_png(std::span<const uint8_t> bytes, int64_t channels, const std::string& name);
 
+/// The numbers that an indexed or grey PNG of at most 8 bits holds, [H, W, 1]: no palette is applied, no grey scaled,
+/// transparency ignored. Throws DecodeError that begins with `name` for other files, and colour, alpha and 16 bits.
+Image decode_mask(std::span<const uint8_t> png, const std::string& name);
+
 /// Throws DecodeError unless 1 <= width * height <= kMaxPixels.
 void check_image_size(int64_t width, int64_t height, const std::string& name);
 

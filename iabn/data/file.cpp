@@ -1,8 +1,11 @@
 #include "iabn/data/file.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -32,6 +35,11 @@ class Descriptor {
   int number_;
 };
 
+std::string lower_case(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
+
 }  // namespace
 
 FileBytes read_file(const std::filesystem::path& path) {
@@ -58,6 +66,18 @@ FileBytes read_file(const std::filesystem::path& path) {
     got += static_cast<size_t>(count);
   }
   return result;
+}
+
+std::vector<std::string> file_names(const std::filesystem::path& folder, std::span<const std::string_view> extensions) {
+  std::vector<std::string> names;
+  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder)) {
+    std::string name = entry.path().filename().string();
+    const std::string extension = lower_case(entry.path().extension().string());
+    const bool matches = std::find(extensions.begin(), extensions.end(), extension) != extensions.end();
+    if (matches && !name.starts_with('.') && entry.is_regular_file()) names.push_back(std::move(name));
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 }  // namespace iabn::data

@@ -1,12 +1,16 @@
 #pragma once
 
-// Whole files into memory.
+// Whole files into memory, and which files of a folder are images.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace iabn::data {
 
@@ -19,5 +23,12 @@ struct FileBytes {
 
 /// The bytes of a regular file. Throws DataError with the path, also above 2^31 bytes: no image file is that large.
 FileBytes read_file(const std::filesystem::path& path);
+
+inline constexpr std::array<std::string_view, 3> kImageExtensions = {".jpg", ".jpeg", ".png"};
+
+/// Names of the files of a folder that end in one of the (lower-case) extensions, in any case of letters, without
+/// hidden ones; sorted. Throws std::filesystem::filesystem_error where the folder cannot be read.
+std::vector<std::string> file_names(const std::filesystem::path& folder,
+                                    std::span<const std::string_view> extensions = kImageExtensions);
 
 }  // namespace iabn::data

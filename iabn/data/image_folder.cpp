@@ -1,7 +1,6 @@
 #include "iabn/data/image_folder.h"
 
 #include <algorithm>
-#include <cctype>
 #include <iterator>
 #include <utility>
 
@@ -15,13 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_hidden(const std::string& name) { return name.starts_with('.'); }
-
-bool is_image_name(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
-}
 
 std::vector<std::string> class_names(const fs::path& folder) {
   std::vector<std::string> names;
@@ -38,16 +30,11 @@ std::vector<std::string> class_names(const fs::path& folder) {
 }
 
 std::vector<std::string> image_names(const fs::path& folder) {
-  std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    std::string name = entry.path().filename().string();
-    if (!is_hidden(name) && is_image_name(entry.path()) && entry.is_regular_file()) names.push_back(std::move(name));
-  }
+  std::vector<std::string> names = file_names(folder);
   if (names.empty()) {
     throw DataError("open_dataset", folder.string(),
                     "expected .jpg, .jpeg or .png files, got none; add images or remove the class");
   }
-  std::sort(names.begin(), names.end());
   return names;
 }
 

@@ -10,35 +10,34 @@
 #include <string>
 #include <vector>
 
-#include "iabn/data/dataset.h"
-#include "iabn/data/options.h"
+#include "iabn/data/samples.h"
 
 namespace iabn::data {
 
 /// The defaults are those of training; for_validation() gives the others.
 struct LoaderOptions {
-  int64_t batch_size = 256;    ///< images per batch of this process
-  int64_t workers = 2;         ///< threads; 0 = the work is done inside next()
-  int64_t prefetch = 3;        ///< batches in preparation or ready at most; the memory bound
-  uint64_t seed = 0;           ///< of shuffling and augmentation
-  bool shuffle = true;         ///< a new order each epoch
-  bool drop_last = true;       ///< leave out the incomplete last batch: one image alone would break batch norm
-  bool channels_last = false;  ///< memory format of Batch::images
-  bool pinned = false;         ///< page-locked memory, for asynchronous copies to a GPU; needs CUDA
-  bool skip_corrupt = false;   ///< pass over images that cannot be decoded instead of failing
-  int64_t rank = 0;            ///< this process's share of every batch of the job; see batches()
+  int64_t batch_size = 256;     ///< samples per batch of this process
+  int64_t workers = 2;          ///< threads; 0 = the work is done inside next()
+  int64_t prefetch = 3;         ///< batches in preparation or ready at most; the memory bound
+  uint64_t seed = 0;            ///< of shuffling and augmentation
+  bool shuffle = true;          ///< a new order each epoch
+  bool drop_last = true;        ///< leave out the incomplete last batch: one sample alone would break batch norm
+  bool channels_last = false;   ///< memory format of Batch::images
+  bool pinned = false;          ///< page-locked memory, for asynchronous copies to a GPU; needs CUDA
+  bool skip_corrupt = false;    ///< pass over samples that cannot be decoded instead of failing
+  bool replace_skipped = true;  ///< by the next good sample in the order of files, so that batches keep their size
+  int64_t rank = 0;             ///< this process's share of every batch of the job; see batches()
   int64_t world_size = 1;
 
-  /// Every image once, in order.
+  /// Every sample once, in order; bad ones are left out.
   static LoaderOptions for_validation(int64_t batch_size, int64_t workers);
 };
 
-/// The tensors are the caller's for good. The memory of `images` is used for another batch when the last reference
-/// goes.
+/// The tensors are the caller's for good. Their memory is used for another batch when the last reference goes.
 struct Batch {
-  at::Tensor images;  ///< float32 [B, C, S, S], normalised; S = InputOptions::crop; B * 10 with ten_crops_val
-  at::Tensor labels;  ///< int64 [B]
-  std::vector<int64_t> indices;  ///< [B], of the dataset
+  at::Tensor images;             ///< float32 [B * crops, C, H, W], normalised; see SampleShape
+  at::Tensor labels;             ///< int64 [B], or [B, H, W] for a class per pixel
+  std::vector<int64_t> indices;  ///< [B], of the samples
   int64_t number = 0;            ///< within the epoch, from 0
 };
 
@@ -46,10 +45,8 @@ struct Batch {
 /// resumed. One thread at a time may use a loader. It may be destroyed at any time; running work is waited for.
 class Loader {
  public:
-  /// `transforms` picks the training or the validation transforms, whatever split the dataset is. Throws DataError for
-  /// options that cannot work, e.g. fewer images than one batch with drop_last.
-  Loader(std::shared_ptr<const Dataset> dataset, const InputOptions& input, Split transforms,
-         const LoaderOptions& options);
+  /// Throws DataError for options that cannot work, e.g. fewer samples than one batch with drop_last.
+  Loader(std::shared_ptr<const Samples> samples, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
@@ -59,22 +56,22 @@ class Loader {
 
   /// The next batch, or nothing at the end of the epoch. Throws the first error met in preparing the batch, with the
   /// file's path; from then on again until start_epoch().
-  /// With skip_corrupt a bad training image is replaced by the next good one of the dataset; a bad validation image is
-  /// left out, so that batches may be smaller and fewer.
+  /// With skip_corrupt a bad sample is replaced by the next good one, or (replace_skipped false) left out, so that
+  /// batches may be smaller and fewer.
   std::optional<Batch> next();
 
   /// Batches of a whole epoch. With several processes, batch b of rank r holds places (b * world_size + r) * batch_size
-  /// onwards of the epoch's order: no image twice, and the same images per step as one process with the whole batch.
+  /// onwards of the epoch's order: no sample twice, and the same samples per step as one process with the whole batch.
   int64_t batches() const;
 
   /// Time next() has spent waiting for data since start_epoch(), in seconds. Near the epoch's whole time: the loader is
   /// the bottleneck.
   double wait_seconds() const;
 
-  /// One text per image that skip_corrupt has passed over so far, with path and reason, in the dataset's order.
+  /// One text per sample that skip_corrupt has passed over so far, with path and reason, in order of index.
   std::vector<std::string> skipped() const;
 
-  const Dataset& dataset() const;
+  const Samples& samples() const;
   const LoaderOptions& options() const;
 
  private:

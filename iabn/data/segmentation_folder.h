@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -13,26 +12,29 @@
 
 namespace iabn::data {
 
-/// root/SPLIT/images/NAME.{jpg,jpeg,png} and root/SPLIT/masks/NAME.png, in order of NAME; every image has a mask.
-/// Read-only after opening: every member may be called from any number of threads at once.
+/// root/SPLIT/images/NAME.{jpg,jpeg,png} and root/SPLIT/masks/NAME.png, in order of NAME; every image has a mask. Masks
+/// without an image are passed over, as are hidden and other files. Read-only after opening: every member may be called
+/// from any number of threads at once.
 class SegmentationFolder {
  public:
-  /// split: "train", "val" or any other folder's name. Masks hold values below `classes`, or `ignore_label`. Throws
-  /// DataError where the folder, all pairs or a mask are missing (naming the first few), or two images have one name.
+  /// split: "train", "val" or any other folder's name. Masks hold values below `classes` (at most 256), or
+  /// `ignore_label`. Throws DataError where a folder, all images or a mask are missing (naming the first few), or two
+  /// files of a folder have one NAME. No file is opened before it is asked for.
   SegmentationFolder(const std::filesystem::path& root, const std::string& split, int64_t classes,
                      int64_t ignore_label);
 
-  int64_t size() const;
-  int64_t classes() const;
-  int64_t ignore_label() const;
+  int64_t size() const { return static_cast<int64_t>(pairs_.size()); }
+  int64_t classes() const { return classes_; }
+  int64_t ignore_label() const { return ignore_label_; }
   /// The image's path.
   std::string name(int64_t index) const;
 
   /// RGB [H, W, 3]. Throws DecodeError (a bad picture) or DataError (a file that cannot be read), both with the path.
   Image image(int64_t index) const;
-  /// [H, W, 1], the class of each pixel or ignore_label. Throws as image() does, and DecodeError that names both files
-  /// where the size is not `height` x `width`, and one that gives the value and its place where it is outside the
-  /// classes.
+  /// At least the part of it that `choose` wants, see decode_part(); throws as image() does.
+  Part part(int64_t index, const Choose& choose) const;
+  /// [H, W, 1], the class of each pixel or ignore_label. Throws as image() does, DecodeError that names both files
+  /// where the size is not `height` x `width`, and one that gives the value and its place where it is neither.
   Image mask(int64_t index, int64_t height, int64_t width) const;
 
  private:
@@ -42,9 +44,5 @@ class SegmentationFolder {
   std::vector<Pair> pairs_;
   int64_t classes_, ignore_label_;
 };
-
-/// The numbers of an indexed or grey PNG of at most 8 bits, [H, W, 1]: a palette is not applied. Throws DecodeError
-/// that begins with `name` for other files, colour and 16-bit ones.
-Image decode_mask(std::span<const uint8_t> png, const std::string& name);
 
 }  // namespace iabn::data

@@ -43,7 +43,7 @@ Metrics validate(Config config, const ValidateOptions& options) {
   loader_options.skip_corrupt = options.skip_corrupt;
   loader_options.rank = world.rank;
   loader_options.world_size = world.size;
-  data::Loader loader(dataset, config.input, data::Split::val, loader_options);
+  data::Loader loader(data::image_samples(dataset, config.input, data::Split::val), loader_options);
   DeviceLoader batches(loader, device);
   if (world.first()) {
     std::printf("%s (%s, %s) on %s, %lld images, scale %lld, crop %lld%s\n", config.network.arch.c_str(),

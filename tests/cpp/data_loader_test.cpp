@@ -57,7 +57,7 @@ TEST(Loader, BatchesHaveTheAgreedShapesTypesAndMemoryFormat) {
   for (const bool channels_last : {false, true}) {
     LoaderOptions options = training(4);
     options.channels_last = channels_last;
-    Loader loader(data, input, Split::train, options);
+    Loader loader(image_samples(data, input, Split::train), options);
     EXPECT_EQ(loader.batches(), 2);
     loader.start_epoch(0);
     const Batch batch = loader.next().value();
@@ -79,7 +79,7 @@ TEST(Loader, PixelsAndLabelsBelongToTheIndex) {
   input.crop_train = 24;
   const auto data = open_dataset(folder.path(), Split::train, input);
   LoaderOptions options = training(5);
-  Loader loader(data, input, Split::train, options);
+  Loader loader(image_samples(data, input, Split::train), options);
   for (const Batch& batch : take_all(loader, 0)) {
     for (int64_t i = 0; i < 5; ++i) {
       const int64_t index = batch.indices[i];  // files image0 to image4 of ant, then of bee
@@ -97,11 +97,11 @@ TEST(Loader, TheNumberOfWorkersChangesNothing) {
   LoaderOptions options = training(16);
   options.workers = 0;
   options.seed = 5;
-  Loader reference(data, small_input(), Split::train, options);
+  Loader reference(image_samples(data, small_input(), Split::train), options);
   for (const int64_t workers : {1, 2, 5}) {
     options.workers = workers;
     options.prefetch = workers;
-    Loader loader(data, small_input(), Split::train, options);
+    Loader loader(image_samples(data, small_input(), Split::train), options);
     for (const int64_t epoch : {0, 3}) {
       const auto expected = take_all(reference, epoch);
       const auto got = take_all(loader, epoch);
@@ -114,23 +114,23 @@ TEST(Loader, TheNumberOfWorkersChangesNothing) {
 TEST(Loader, EpochsAndSeedsDifferInOrderAndAugmentation) {
   const auto data = std::make_shared<Numbers>(64);
   LoaderOptions options = training(64);
-  Loader loader(data, small_input(), Split::train, options);
+  Loader loader(image_samples(data, small_input(), Split::train), options);
   const auto first = take_all(loader, 0);
   const auto second = take_all(loader, 1);
   options.seed = 1;
-  Loader other(data, small_input(), Split::train, options);
+  Loader other(image_samples(data, small_input(), Split::train), options);
   EXPECT_NE(first[0].indices, second[0].indices);
   EXPECT_NE(first[0].indices, take_all(other, 0)[0].indices);
   expect_same(take_all(loader, 0)[0], first[0]);
   options.shuffle = false;
-  Loader ordered(data, small_input(), Split::train, options);
+  Loader ordered(image_samples(data, small_input(), Split::train), options);
   EXPECT_FALSE(at::equal(take_all(ordered, 0)[0].images, take_all(ordered, 1)[0].images));
 }
 
 TEST(Loader, AnEpochMayBeResumedAtAnyBatch) {
   const auto data = std::make_shared<Numbers>(50);
   LoaderOptions options = training(8);
-  Loader loader(data, small_input(), Split::train, options);
+  Loader loader(image_samples(data, small_input(), Split::train), options);
   const auto whole = take_all(loader, 2);
   ASSERT_EQ(whole.size(), 6u);
   for (int64_t first = 0; first <= 6; ++first) {
@@ -144,7 +144,7 @@ TEST(Loader, ShuffleIsAFairPermutation) {
   const auto data = std::make_shared<Numbers>(6);
   LoaderOptions options = training(6);
   options.workers = 0;
-  Loader loader(data, small_input(), Split::train, options);
+  Loader loader(image_samples(data, small_input(), Split::train), options);
   std::vector<std::vector<int>> counts(6, std::vector<int>(6, 0));  // [place, index]
   constexpr int kEpochs = 3000;
   for (int epoch = 0; epoch < kEpochs; ++epoch) {
@@ -168,7 +168,7 @@ TEST(Loader, ValidationGivesEveryImageOnceInOrderWhateverTheNumberOfProcesses) {
       LoaderOptions options = LoaderOptions::for_validation(10, 2);
       options.rank = rank;
       options.world_size = world;
-      Loader loader(data, small_input(), Split::val, options);
+      Loader loader(image_samples(data, small_input(), Split::val), options);
       const auto batches = take_all(loader, 0);
       EXPECT_EQ(static_cast<int64_t>(batches.size()), loader.batches());
       const auto indices = all_indices(batches);
@@ -186,12 +186,12 @@ TEST(Loader, ValidationGivesEveryImageOnceInOrderWhateverTheNumberOfProcesses) {
 TEST(Loader, TwoTrainingProcessesTogetherSeeTheBatchOfOne) {
   const auto data = std::make_shared<Numbers>(50);
   LoaderOptions options = training(16);
-  Loader whole(data, small_input(), Split::train, options);
+  Loader whole(image_samples(data, small_input(), Split::train), options);
   options.batch_size = 8;
   options.world_size = 2;
-  Loader first(data, small_input(), Split::train, options);
+  Loader first(image_samples(data, small_input(), Split::train), options);
   options.rank = 1;
-  Loader second(data, small_input(), Split::train, options);
+  Loader second(image_samples(data, small_input(), Split::train), options);
   const auto one = take_all(whole, 4);
   const auto a = take_all(first, 4);
   const auto b = take_all(second, 4);
@@ -207,7 +207,7 @@ TEST(Loader, ACorruptImageIsFatalWithItsNameUntilTheNextEpoch) {
     const auto data = std::make_shared<Numbers>(40);
     data->bad = {21, 22};
     LoaderOptions options = LoaderOptions::for_validation(4, workers);
-    Loader loader(data, small_input(), Split::val, options);
+    Loader loader(image_samples(data, small_input(), Split::val), options);
     loader.start_epoch(0);
     for (int i = 0; i < 5; ++i) ASSERT_TRUE(loader.next().has_value());
     for (int i = 0; i < 8; ++i) {
@@ -226,7 +226,7 @@ TEST(Loader, ACorruptFileIsReportedWithItsPath) {
   InputOptions input;
   input.crop_train = 16;
   LoaderOptions options = training(6);
-  Loader loader(open_dataset(folder.path(), Split::train, input), input, Split::train, options);
+  Loader loader(image_samples(open_dataset(folder.path(), Split::train, input), input, Split::train), options);
   loader.start_epoch(0);
   EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<DecodeError>(HasSubstr(path.string())));
   std::filesystem::remove(path);
@@ -241,7 +241,7 @@ TEST(Loader, SkippingReplacesACorruptTrainingImageByTheNextGoodOne) {
     LoaderOptions options = training(20);
     options.workers = workers;
     options.skip_corrupt = true;
-    Loader loader(data, small_input(), Split::train, options);
+    Loader loader(image_samples(data, small_input(), Split::train), options);
     const Batch batch = take_all(loader, 0).at(0);
     std::vector<int64_t> indices = batch.indices;
     for (int64_t i = 0; i < 20; ++i) EXPECT_EQ(batch.labels[i].item<int64_t>(), indices[i] % 7);
@@ -262,7 +262,7 @@ TEST(Loader, SkippingLeavesACorruptValidationImageOut) {
     LoaderOptions options = LoaderOptions::for_validation(4, 2);
     options.skip_corrupt = true;
     options.channels_last = channels_last;
-    Loader loader(data, small_input(), Split::val, options);
+    Loader loader(image_samples(data, small_input(), Split::val), options);
     const auto batches = take_all(loader, 0);
     EXPECT_EQ(all_indices(batches), (std::vector<int64_t>{1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15}));
     ASSERT_EQ(batches.size(), 4u);  // the last was corrupt as a whole
@@ -282,7 +282,7 @@ TEST(Loader, SkippingEveryImageIsAnError) {
   data->bad = {0, 1, 2, 3};
   LoaderOptions options = training(2);
   options.skip_corrupt = true;
-  Loader training(data, small_input(), Split::train, options);
+  Loader training(image_samples(data, small_input(), Split::train), options);
   training.start_epoch(0);
   EXPECT_THAT([&] { training.next(); }, ThrowsMessage<DataError>(HasSubstr("no image of the dataset can be decoded")));
 }
@@ -293,7 +293,7 @@ TEST(Loader, OtherErrorsReachTheCallerWithTheNameEvenWhenSkipping) {
     data->broken = 9;
     LoaderOptions options = LoaderOptions::for_validation(20, workers);
     options.skip_corrupt = true;
-    Loader loader(data, small_input(), Split::val, options);
+    Loader loader(image_samples(data, small_input(), Split::val), options);
     loader.start_epoch(0);
     EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<DataError>(HasSubstr("number[9]: disk on fire")));
   }
@@ -304,7 +304,7 @@ TEST(Loader, MayBeStoppedAndRestartedAtAnyTime) {
   for (int round = 0; round < 40; ++round) {
     LoaderOptions options = training(4);
     options.workers = round % 4;
-    Loader loader(data, small_input(), Split::train, options);
+    Loader loader(image_samples(data, small_input(), Split::train), options);
     for (int epoch = 0; epoch < round % 3; ++epoch) {
       loader.start_epoch(epoch);
       for (int i = 0; i < round % 5; ++i) ASSERT_TRUE(loader.next().has_value());
@@ -316,7 +316,7 @@ TEST(Loader, PreparesNoMoreThanPrefetchBatchesAhead) {
   const auto data = std::make_shared<Numbers>(1000);
   LoaderOptions options = LoaderOptions::for_validation(10, 2);
   options.prefetch = 3;
-  Loader loader(data, small_input(), Split::val, options);
+  Loader loader(image_samples(data, small_input(), Split::val), options);
   loader.start_epoch(0);
   for (const int64_t count : {30, 40}) {
     data->wait_until_read(count);
@@ -329,13 +329,13 @@ TEST(Loader, PreparesNoMoreThanPrefetchBatchesAhead) {
 TEST(Loader, WaitingTimeIsThatOfTheData) {
   const auto data = std::make_shared<Numbers>(40);
   data->slow = true;
-  Loader loader(data, small_input(), Split::val, LoaderOptions::for_validation(10, 0));
+  Loader loader(image_samples(data, small_input(), Split::val), LoaderOptions::for_validation(10, 0));
   take_all(loader, 0);
   EXPECT_GE(loader.wait_seconds(), 40 * 0.002);
   loader.start_epoch(1);
   EXPECT_EQ(loader.wait_seconds(), 0);
   // A consumer slower than the workers does not wait, but for the last image of the third batch.
-  Loader ahead(data, small_input(), Split::val, LoaderOptions::for_validation(10, 1));
+  Loader ahead(image_samples(data, small_input(), Split::val), LoaderOptions::for_validation(10, 1));
   ahead.start_epoch(0);
   data->wait_until_read(40 + 30);
   while (ahead.next()) std::this_thread::sleep_for(std::chrono::milliseconds(100));
@@ -347,11 +347,11 @@ TEST(Loader, PinnedMemoryNeedsCuda) {
   LoaderOptions options = LoaderOptions::for_validation(8, 1);
   options.pinned = true;
   if (!at::hasCUDA()) {
-    EXPECT_THAT([&] { Loader(data, small_input(), Split::val, options); },
+    EXPECT_THAT([&] { Loader(image_samples(data, small_input(), Split::val), options); },
                 ThrowsMessage<DataError>(HasSubstr("pinned: needs a CUDA device, got none")));
     return;
   }
-  Loader loader(data, small_input(), Split::val, options);
+  Loader loader(image_samples(data, small_input(), Split::val), options);
   loader.start_epoch(0);
   EXPECT_TRUE(loader.next()->images.is_pinned());
 }
@@ -361,7 +361,8 @@ TEST(Loader, OptionErrorsNameTheOption) {
   const auto expect = [&](auto change, const char* text) {
     LoaderOptions options = training(4);
     change(options);
-    EXPECT_THAT([&] { Loader(data, small_input(), Split::train, options); }, ThrowsMessage<DataError>(HasSubstr(text)));
+    EXPECT_THAT([&] { Loader(image_samples(data, small_input(), Split::train), options); },
+                ThrowsMessage<DataError>(HasSubstr(text)));
   };
   expect([](auto& o) { o.batch_size = 0; }, "loader: batch_size: must be at least 1, got 0");
   expect([](auto& o) { o.batch_size = 9; }, "(8 images for 1 processes), got 9; lower it or add images");
@@ -370,14 +371,15 @@ TEST(Loader, OptionErrorsNameTheOption) {
   expect([](auto& o) { o.prefetch = 0; }, "loader: prefetch: must be at least 1, got 0");
   expect([](auto& o) { o.world_size = 0; }, "loader: world_size: must be at least 1, got 0");
   expect([](auto& o) { o.rank = 1; }, "loader: rank: must be 0 to 0, got 1");
-  EXPECT_THAT([&] { Loader(nullptr, small_input(), Split::train, LoaderOptions{}); },
+  EXPECT_THAT([&] { Loader(image_samples(nullptr, small_input(), Split::train), LoaderOptions{}); },
               ThrowsMessage<DataError>(HasSubstr("loader: dataset: expected a dataset, got none")));
-  EXPECT_THAT([&] { Loader(data, InputOptions{}, Split::train, LoaderOptions{}); },
+  EXPECT_THAT([&] { Loader(image_samples(data, InputOptions{}, Split::train), LoaderOptions{}); },
               ThrowsMessage<DataError>(HasSubstr("loader: channels: the dataset was opened with 1")));
 }
 
 TEST(Loader, MisuseIsAnError) {
-  Loader loader(std::make_shared<Numbers>(8), small_input(), Split::val, LoaderOptions::for_validation(4, 1));
+  Loader loader(image_samples(std::make_shared<Numbers>(8), small_input(), Split::val),
+                LoaderOptions::for_validation(4, 1));
   EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<DataError>(HasSubstr("call start_epoch() first")));
   EXPECT_THAT([&] { loader.start_epoch(-1); },
               ThrowsMessage<DataError>(HasSubstr("epoch: must be at least 0, got -1")));

@@ -54,7 +54,7 @@ TEST(Pipeline, PartialDecodingGivesTheTransformOfTheWholeImage) {
       LoaderOptions options;
       options.batch_size = 8;
       options.workers = 1;
-      Loader loader(data, input, Split::train, options);
+      Loader loader(image_samples(data, input, Split::train), options);
       const Transform transform(input, Split::train);
       for (int64_t epoch = 0; epoch < 6; ++epoch) {
         const Batch batch = batches_of(loader, epoch).at(0);
@@ -83,10 +83,10 @@ TEST(Pipeline, TheNumberOfWorkersChangesNothingWithEverythingOn) {
   options.batch_size = 3;
   options.channels_last = true;
   options.workers = 0;
-  Loader reference(data, input, Split::train, options);
+  Loader reference(image_samples(data, input, Split::train), options);
   for (const int64_t workers : {1, 4}) {
     options.workers = workers;
-    Loader loader(data, input, Split::train, options);
+    Loader loader(image_samples(data, input, Split::train), options);
     for (const int64_t epoch : {0, 1, 2}) {
       const auto expected = batches_of(reference, epoch), got = batches_of(loader, epoch);
       ASSERT_TRUE(expected.size() == 2 && got.size() == 2);
@@ -105,7 +105,7 @@ TEST(Pipeline, BatchesOutliveTheLoaderAndKeepTheirMemory) {
     options.channels_last = channels_last;
     std::vector<Batch> kept;
     {
-      Loader loader(data, small_input(), Split::val, options);
+      Loader loader(image_samples(data, small_input(), Split::val), options);
       for (const int64_t epoch : {0, 1}) {
         batches_of(loader, epoch);  // whose memory is used again
         for (Batch& batch : batches_of(loader, epoch)) kept.push_back(std::move(batch));
@@ -122,15 +122,15 @@ TEST(Pipeline, BatchesOutliveTheLoaderAndKeepTheirMemory) {
 TEST(BatchMemory, IsUsedAgainAndNoMoreIsKeptThanAllowed) {
   const auto memory = std::make_shared<BatchMemory>(4 * 3 * 5 * 5 * sizeof(float), 1);
   const std::vector<int64_t> sizes = {4, 3, 5, 5};
-  at::Tensor first = memory->take(sizes, at::MemoryFormat::Contiguous);
+  at::Tensor first = memory->take(sizes, at::kFloat, at::MemoryFormat::Contiguous);
   EXPECT_TRUE(first.is_contiguous());
   const void* place = first.data_ptr();
-  at::Tensor second = memory->take(sizes, at::MemoryFormat::ChannelsLast);
+  at::Tensor second = memory->take(sizes, at::kFloat, at::MemoryFormat::ChannelsLast);
   EXPECT_TRUE(second.is_contiguous(at::MemoryFormat::ChannelsLast));
   EXPECT_NE(second.data_ptr(), place);
   first.reset();
   second.reset();  // one is kept already
-  EXPECT_EQ(memory->take({2, 3, 5, 5}, at::MemoryFormat::Contiguous).data_ptr(), place);
+  EXPECT_EQ(memory->take({2, 3, 5, 5}, at::kFloat, at::MemoryFormat::Contiguous).data_ptr(), place);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(place) % 64, 0u);
 }
 
