@@ -9,27 +9,14 @@
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
+#include "iabn/nn/autocast.h"
+
 namespace iabn::train {
 
 /// "float32", "bf16" or "fp16" of a configuration; throws std::invalid_argument otherwise.
 at::ScalarType precision_dtype(const std::string& precision);
 
-/// While one lives, convolutions and linear layers on `device` compute in `dtype` from float32 parameters, losses in
-/// float32 (PyTorch's autocast lists). Does nothing for float32. Copies of weights that backward needs live on in its
-/// graph.
-class Autocast {
- public:
-  Autocast(c10::Device device, at::ScalarType dtype);
-  ~Autocast();
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
-
- private:
-  c10::DeviceType device_;
-  bool active_;
-  bool enabled_before_ = false;
-  at::ScalarType dtype_before_ = at::kFloat;
-};
+using nn::Autocast;
 
 /// Dynamic loss scaling for fp16, with torch.amp.GradScaler's rule and defaults: 65536 at first, halved where a
 /// gradient is not finite, doubled after 2000 steps without. All on the device.
