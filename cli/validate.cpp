@@ -1,4 +1,4 @@
-// iabn validate: accuracy of a checkpoint on the validation images of a folder.
+// iabn validate: what a checkpoint is worth on the validation images of a folder.
 
 #include <cstdio>
 #include <memory>
@@ -44,19 +44,33 @@ int run_validate(const Arguments& arguments) {
 void add_validate(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   train::ValidateOptions& options = arguments->options;
-  CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's validation images");
+  CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's images");
   command->add_option("CONFIG", arguments->config, "JSON configuration of the network and its input")->required();
   command
       ->add_option("CHECKPOINT", arguments->checkpoint,
                    "Weights: a snapshot, any PyTorch state dict, or safetensors; another activation or norm mode may "
                    "have trained them")
       ->required();
-  command->add_option("DATA", arguments->data, "Folder with val/CLASS/ images, or with idx files")->required();
-  command->add_option("--scale", options.scale, "Shorter side of the images, instead of input.scale_val; -1: as it is");
-  command->add_option("--crop", options.crop, "Side of the crop, instead of input.crop_val")
+  command
+      ->add_option("DATA", arguments->data,
+                   "Folder with val/CLASS/ images, with val/images and val/masks for segmentation, or with idx files")
+      ->required();
+  command->add_option("--split", options.split, "The folder of DATA to evaluate; of classes: val or train")
+      ->capture_default_str();
+  command->add_option("--scale", options.scale,
+                      "Classification: shorter side of the images, instead of input.scale_val; -1: as it is");
+  command->add_option("--crop", options.crop, "Classification: side of the crop, instead of input.crop_val")
       ->check(CLI::PositiveNumber);
-  command->add_flag("--ten-crops,--ten_crops", options.ten_crops,
-                    "Average the logits of the four corners and the centre, and of their mirror images");
+  command->add_flag(
+      "--ten-crops,--ten_crops", options.ten_crops,
+      "Classification: average the logits of the four corners and the centre, and of their mirror images");
+  command
+      ->add_option("--scales", options.scales,
+                   "Segmentation: mean of the scores over these scales, such as 0.75 1 1.25")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--flip", options.flip, "Segmentation: and over the mirror images");
+  command->add_option("--json", options.json, "Write the result to this file as well");
   command
       ->add_option("--gamma", arguments->gamma,
                    "How the file's norm weights count, signed or legacy; by default as the file says, else by bn_mode")

@@ -20,9 +20,9 @@ struct IouTable {
   std::vector<int64_t> pixels;  // per class, in the masks
 };
 
-/// int64 [classes, classes] on the device: [truth, label]. labels and truth: integers of one shape on the device, labels
-/// in [0, classes); where truth is outside that a pixel counts nowhere. Needs 32 MB at most beside its inputs, and never
-/// waits for a GPU.
+/// int64 [classes, classes] on the device: [truth, label]. labels and truth: integers of one shape on the device,
+/// labels in [0, classes); where truth is outside that a pixel counts nowhere. Needs 32 MB at most beside its inputs,
+/// and never waits for a GPU.
 at::Tensor confusion_counts(const at::Tensor& labels, const at::Tensor& truth, int64_t classes);
 
 /// counts: [classes, classes] on the CPU, int64 or float64.

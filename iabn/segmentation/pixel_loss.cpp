@@ -65,8 +65,8 @@ void Pass::run(const Tensor& losses, const Tensor& labels, const Tensor& weights
       std::clamp<int64_t>(rows_at_once < rows ? 1 : kScoresAtOnce / (classes_ * columns * rows), 1, count);
   for (int64_t first = 0; first < count; first += images_at_once) {
     const int64_t end = std::min(count, first + images_at_once), maps = (end - first) * classes_;
-    const Tensor wide = at::mm(logits_.slice(0, first, end).reshape({-1, low_columns}), columns_.t())
-                            .view({maps, low_rows, columns});
+    const Tensor wide =
+        at::mm(logits_.slice(0, first, end).reshape({-1, low_columns}), columns_.t()).view({maps, low_rows, columns});
     const Tensor d_wide = gradient.defined() ? at::zeros_like(wide) : Tensor();
     for (int64_t row = 0; row < rows; row += rows_at_once) {
       const Part where{first, end, row, std::min(rows, row + rows_at_once)};
@@ -84,7 +84,8 @@ void Pass::run(const Tensor& losses, const Tensor& labels, const Tensor& weights
       d_wide.baddbmm_(up.transpose(1, 2), d_scores.view({maps, -1, columns}));
     }
     if (!gradient.defined()) continue;
-    gradient.slice(0, first, end).copy_(at::mm(d_wide.view({-1, columns}), columns_).view({-1, classes_, low_rows, low_columns}));
+    gradient.slice(0, first, end)
+        .copy_(at::mm(d_wide.view({-1, columns}), columns_).view({-1, classes_, low_rows, low_columns}));
   }
 }
 
@@ -99,15 +100,16 @@ Tensor Pass::score_gradient(const Part& where, Tensor log_scores, const Tensor& 
 
 // What a NaN does not hide: where a loss is not a number, the pixel is selected.
 Tensor hardest(const Tensor& losses, const Tensor& counted, double share) {
-  const Tensor sorted = std::get<0>(losses.masked_fill(counted.logical_not(), -1).view({-1}).sort(0, /*descending=*/true));
+  const Tensor sorted =
+      std::get<0>(losses.masked_fill(counted.logical_not(), -1).view({-1}).sort(0, /*descending=*/true));
   const Tensor rank = (counted.sum().to(at::kDouble) * share).ceil_().sub_(1).clamp_min_(0).to(at::kLong);
   return losses.lt(sorted.index_select(0, rank.view({1}))).logical_not_().logical_and_(counted);
 }
 
 class PixelLossFunction : public torch::autograd::Function<PixelLossFunction> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& logits, const Tensor& truth, const PixelLossOptions& options,
-                        const Tensor& labels, bool with_gradient) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& logits, const Tensor& truth,
+                        const PixelLossOptions& options, const Tensor& labels, bool with_gradient) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const Tensor low = logits.detach().to(at::kFloat).contiguous();
     const Pass pass(low, truth, options);

@@ -91,9 +91,8 @@ class ClassificationTask final : public Task {
   }
 
   Loss loss(const at::Tensor& output, const at::Tensor& labels) const override {
-    return {
-        at::cross_entropy_loss(output, labels, {}, at::Reduction::Mean, -100, config_.optimizer.label_smoothing),
-        output.detach()};
+    return {at::cross_entropy_loss(output, labels, {}, at::Reduction::Mean, -100, config_.optimizer.label_smoothing),
+            output.detach()};
   }
 
   std::unique_ptr<Meter> meter(c10::Device device) const override { return std::make_unique<MetricSums>(device); }

@@ -13,7 +13,7 @@
 namespace iabn::train {
 
 struct LogRow {
-  int64_t epoch = 0;  // counted from 1
+  int64_t epoch = 0;         // counted from 1
   Metrics train, val;        // of the columns that the log began with
   double learning_rate = 0;  // of the epoch's last step
   double seconds = 0;        // training and evaluation

@@ -35,8 +35,8 @@ std::string to_text(const Metrics& metrics, bool brief = false);
 /// Loss, if there is one, and percents under the names that log files give them: {"loss", 0.4123}, {"top1", 85.12}.
 std::vector<std::pair<std::string, double>> named_values(const Metrics& metrics);
 
-/// Sums over batches, each task its own. They stay on the device until values() is called, so adding a batch never waits
-/// for a GPU.
+/// Sums over batches, each task its own. They stay on the device until values() is called, so adding a batch never
+/// waits for a GPU.
 class Meter {
  public:
   virtual ~Meter() = default;

@@ -6,9 +6,9 @@
 
 namespace iabn::train {
 
-PairQueue::PairQueue(const data::SegmentationFolder& folder, int64_t first, int64_t step, int64_t workers,
-                     bool skip_corrupt)
-    : folder_(folder), next_(first), step_(step), skip_corrupt_(skip_corrupt), pool_(workers) {
+PairQueue::PairQueue(const data::SegmentationFolder& folder, const segmentation::Predictor& predictor, int64_t first,
+                     int64_t step, int64_t workers, bool skip_corrupt)
+    : folder_(folder), predictor_(predictor), next_(first), step_(step), skip_corrupt_(skip_corrupt), pool_(workers) {
   for (int64_t i = 0; i <= workers; ++i) submit();
 }
 
@@ -18,6 +18,7 @@ void PairQueue::submit() {
   auto job = pool_.submit(1, [this, pair, index = next_](int64_t) {
     pair->image = folder_.image(index);
     pair->mask = folder_.mask(index, pair->image.height, pair->image.width);
+    pair->scaled = predictor_.scaled(pair->image);
   });
   slots_.push_back({std::move(pair), std::move(job)});
   next_ += step_;

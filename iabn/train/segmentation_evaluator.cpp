@@ -87,14 +87,14 @@ int64_t SegmentationEvaluator::all_images(int64_t own) const {
 std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& network, const std::function<bool()>& stop) {
   const at::NoGradGuard no_grad;
   network.eval();
-  segmentation::Predictor predict(network, predictor_options(config_, options_), device_);
+  const segmentation::Predictor predictor(network, predictor_options(config_, options_), device_);
   segmentation::ConfusionMatrix confusion(config_.network.classes, device_);
-  PairQueue pairs(folder_, world_.rank, world_.size, options_.workers, options_.skip_corrupt);
+  PairQueue pairs(folder_, predictor, world_.rank, world_.size, options_.workers, options_.skip_corrupt);
   Evaluation result;
   int64_t images = 0;
   while (const auto pair = pairs.next()) {
     if (stop()) return std::nullopt;
-    const at::Tensor labels = predict(pair->image).labels;
+    const at::Tensor labels = predictor.predict(pair->scaled, pair->image.height, pair->image.width).labels;
     confusion.add(labels, truth(pair->mask));
     if (world_.first() && images < options_.pictures) {
       result.pictures.push_back({std::to_string(images), sample_picture(*pair, labels, config_.segmentation)});

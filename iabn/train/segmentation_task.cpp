@@ -39,8 +39,8 @@ class SegmentationTask final : public Task {
 
   std::shared_ptr<const data::Samples> train_samples(const std::filesystem::path& root) const override {
     const SegmentationConfig& segmentation = config_.segmentation;
-    auto folder = std::make_shared<data::SegmentationFolder>(root, "train", config_.network.classes,
-                                                             segmentation.ignore_label);
+    auto folder =
+        std::make_shared<data::SegmentationFolder>(root, "train", config_.network.classes, segmentation.ignore_label);
     return data::segmentation_samples(std::move(folder), config_.input,
                                       {segmentation.scale_train[0], segmentation.scale_train[1]});
   }

@@ -265,7 +265,8 @@ RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& p
   if (LossScaler* scaler = parts.step.scaler(); scaler != nullptr && reader.has("loss_scale")) {
     scaler->load_state(reader.tensor("loss_scale", at::kFloat, 2));
   }
-  parts.metrics.restore(reader.tensor("metric_sums", at::kDouble, parts.metrics.sums().numel()), reader.number("metric_images"));
+  parts.metrics.restore(reader.tensor("metric_sums", at::kDouble, parts.metrics.sums().numel()),
+                        reader.number("metric_images"));
   reader.restore_generator("rng_cpu", c10::Device(c10::kCPU));
   // A run that began on the CPU has no state of the GPU; then the seed's stays, as at its start.
   if (parts.device.is_cuda() && reader.has("rng_cuda")) reader.restore_generator("rng_cuda", parts.device);

@@ -34,9 +34,9 @@ class TrainStep {
             const World& world = {});
 
   /// images: [B, C, H, W] float32, labels: the task's, [B] or [B, H, W] int64, both on the device, B = the
-  /// configuration's batch divided by the number of processes; it is cut into optimizer.accumulation_steps equal parts. Returns the mean loss [] of the
-  /// batch, without waiting for it. With cuda_graph the first steps are eager and the rest replays; then the result is
-  /// overwritten by the next step.
+  /// configuration's batch divided by the number of processes; it is cut into optimizer.accumulation_steps equal parts.
+  /// Returns the mean loss [] of the batch, without waiting for it. With cuda_graph the first steps are eager and the
+  /// rest replays; then the result is overwritten by the next step.
   const at::Tensor& operator()(const at::Tensor& images, const at::Tensor& labels);
 
   /// The mean loss [] of a batch as the step computes it, with its graph; `answer` (may be null) gets what

@@ -1,7 +1,6 @@
 #include "iabn/train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -15,6 +14,7 @@
 #include "iabn/models/network.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
+#include "iabn/train/clock.h"
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/device_loader.h"
@@ -35,14 +35,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kPictures = 3;  // of an evaluation, in TensorBoard
-
-class Clock {
- public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 // The world, with its layers' statistics, before the first layer.
 World join(const TrainOptions& options) {
@@ -68,20 +60,6 @@ EvaluationOptions evaluation_options(const Config& config, const TrainOptions& o
   result.skip_corrupt = options.skip_corrupt;
   result.pictures = kPictures;
   return result;
-}
-
-std::optional<fs::path> snapshot_to_resume(const TrainOptions& options) {
-  if (options.resume) return options.resume;
-  const fs::path last = options.log_dir / kCheckpointName;
-  return options.resume_auto && fs::exists(last) ? std::optional(last) : std::nullopt;
-}
-
-std::vector<std::string> begin_with_body(const Config& config, const TrainOptions& options, models::Network& network) {
-  WeightsOptions weights;
-  weights.gamma = options.body_gamma;
-  weights.bn_mode = config.network.bn_mode;
-  weights.network_gamma = *io::gamma_from_name(config.network.gamma);
-  return load_body(*options.body, network, weights);
 }
 
 // One run: the objects that training, evaluation and snapshots share.
@@ -142,9 +120,9 @@ Run::Run(const Config& config, const TrainOptions& options)
       train_loader_(task_->train_samples(options.data), loader_options(config, options, world_, device_)),
       train_data_(train_loader_, device_),
       evaluator_(task_->evaluator(evaluation_options(config, options, world_), world_, device_)),
-      resume_from_(snapshot_to_resume(options)),
+      resume_from_(snapshot_to_resume(checkpoint_path(), options.resume, options.resume_auto)),
       network_(build_network(config, device_)),
-      body_notes_(options.body && !resume_from_ ? begin_with_body(config, options, *network_)
+      body_notes_(options.body && !resume_from_ ? load_body(*options.body, *network_, config, options.body_gamma)
                                                 : std::vector<std::string>()),
       meter_(task_->meter(device_)),
       step_(config, *network_, *meter_, device_, world_),
@@ -220,6 +198,7 @@ TrainResult Run::train() {
 void Run::set_scores(TrainResult& result) const {
   result.first_process = world_.first();
   result.best_top1 = state_.best_score;
+  result.score_label = meter_->values().percents.front().label;
   if (last_evaluation_.percents.empty()) return;  // the run was complete already
   result.top1 = last_evaluation_.score();
 }

@@ -22,15 +22,15 @@ struct TrainOptions {
   std::filesystem::path log_dir;  // kCheckpointName, kBestName, log.csv, rank0.log, TensorBoard; made where missing
   /// Snapshot to continue; nullopt begins a new run, which log_dir must not hold already.
   std::optional<std::filesystem::path> resume;
-  bool resume_auto = false;        // continue the run that log_dir holds, or begin it
+  bool resume_auto = false;  // continue the run that log_dir holds, or begin it
   /// Of segmentation: weights with which the body of a new run begins, see load_body(); not with `resume`.
   std::optional<std::filesystem::path> body;
   std::optional<io::Gamma> body_gamma;  // see WeightsOptions::gamma
-  bool any_config = false;         // resume although the snapshot's configuration differs, saying how
-  bool evaluate_only = false;      // evaluate what `resume` holds, train nothing, write nothing but the log
-  std::string device = "auto";     // see choose_device
-  int64_t workers = 2;             // threads that prepare data
-  bool skip_corrupt = false;       // pass over images that cannot be decoded, naming them after each epoch
+  bool any_config = false;              // resume although the snapshot's configuration differs, saying how
+  bool evaluate_only = false;           // evaluate what `resume` holds, train nothing, write nothing but the log
+  std::string device = "auto";          // see choose_device
+  int64_t workers = 2;                  // threads that prepare data
+  bool skip_corrupt = false;            // pass over images that cannot be decoded, naming them after each epoch
   int64_t print_frequency = 100;   // steps between two lines where stdout is no terminal, and two rows of TensorBoard
   double snapshot_minutes = 0;     // also save the state this often within an epoch; 0 = only after epochs
   bool weight_histograms = false;  // to TensorBoard after each epoch

@@ -89,7 +89,8 @@ std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint 
                     : info.gamma
                         ? "as the file says"
                         : "the file does not say, so the given configuration's bn_mode decides; --gamma overrides";
-  std::string note = std::string(gamma == io::Gamma::kLegacy ? "legacy gamma, |weight| + eps (" : "signed gamma (") + why;
+  std::string note =
+      std::string(gamma == io::Gamma::kLegacy ? "legacy gamma, |weight| + eps (" : "signed gamma (") + why;
   if (gamma != options.network_gamma) {
     io::convert_gamma(checkpoint.root, gamma, options.network_gamma, options.eps);
     note += std::string("), read as ") + io::name_of(options.network_gamma) + " gamma";
@@ -138,10 +139,14 @@ std::vector<std::string> load_weights(const std::filesystem::path& path, models:
   return load(path, network, options, /*without_classifier=*/false);
 }
 
-std::vector<std::string> load_body(const std::filesystem::path& path, models::Network& network,
-                                   const WeightsOptions& options) {
+std::vector<std::string> load_body(const std::filesystem::path& path, models::Network& network, const Config& config,
+                                   std::optional<io::Gamma> gamma) {
   auto* segmentation = dynamic_cast<models::SegmentationNetwork*>(&network);
   if (segmentation == nullptr) throw std::invalid_argument("body " + path.string() + ": only segmentation has a body");
+  WeightsOptions options;
+  options.gamma = gamma;
+  options.bn_mode = config.network.bn_mode;
+  options.network_gamma = *io::gamma_from_name(config.network.gamma);
   return load(path, segmentation->body(), options, /*without_classifier=*/true);
 }
 
