@@ -19,7 +19,9 @@ namespace {
 using namespace iabn::cli;
 
 constexpr const char* kFooter =
-    "Exit codes: 0 success, 1 error, 2 wrong command line or configuration, 130 or 143 interrupted (Ctrl-C, SIGTERM).";
+    "Exit codes: 0 success, 1 error, 2 wrong command line or configuration, 3 predict left out bad pictures, 130 or "
+    "143 "
+    "interrupted (Ctrl-C, SIGTERM).";
 
 int fail(const std::string& text, int code) {
   std::cerr << "iabn: error: " << text << "\n";
@@ -52,6 +54,7 @@ int run_program(int argc, char** argv) {
   Run run;
   add_train(app, run);
   add_validate(app, run);
+  add_predict(app, run);
   add_bench(app, run);
   add_convert(app, run);
   add_doctor(app, run);

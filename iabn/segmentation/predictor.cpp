@@ -40,7 +40,10 @@ void check_options(const PredictorOptions& options) {
   for (const double deviation : options.std) check(deviation > 0, "std must be above 0");
 }
 
-int64_t scaled_edge(int64_t edge, double scale) { return std::max<int64_t>(1, std::llround(scale * edge)); }
+// As Python rounds, halves to even.
+int64_t scaled_edge(int64_t edge, double scale) {
+  return std::max<int64_t>(1, std::llrint(scale * static_cast<double>(edge)));
+}
 
 // The tiles' side for a picture; 0: one tile.
 int64_t window_for(const PredictorOptions& options, int64_t height, int64_t width) {

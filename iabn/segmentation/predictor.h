@@ -5,9 +5,10 @@
 // The picture is scaled so that its longest side has `longest_side` pixels, by bilinear interpolation with antialiasing
 // to 8 bits, as data::resize does and Pillow. What comes out, [H, W], is normalised, (value / 255 - mean) / std, and
 // each view goes through the network: for every scale the picture resized bilinearly to round(scale * H) x
-// round(scale * W), align_corners = false, no antialiasing, on the device; with `flip` mirrored as well. The logits
-// (mirrored back) are resized to [H, W] in the same way, in float32, and only then does softmax make scores of them,
-// which are fused. The answer comes back to the picture's own size by nearest neighbour. Sizes are at least 1.
+// round(scale * W), halves to even, align_corners = false, no antialiasing, on the device; with `flip` mirrored as
+// well. The logits (mirrored back) are resized to [H, W] in the same way, in float32, and only then does softmax make
+// scores of them, which are fused. The answer comes back to the picture's own size by nearest neighbour. Sizes are at
+// least 1.
 
 #include <cstdint>
 #include <vector>

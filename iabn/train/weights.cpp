@@ -122,9 +122,8 @@ std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint 
   return notes;
 }
 
-std::vector<std::string> load(const std::filesystem::path& path, models::Network& network,
+std::vector<std::string> load(const std::filesystem::path& path, io::Checkpoint checkpoint, models::Network& network,
                               const WeightsOptions& options, bool without_classifier) {
-  io::Checkpoint checkpoint = io::load_checkpoint(path);
   try {
     return fill(path, std::move(checkpoint), network, options, without_classifier);
   } catch (const io::CheckpointError& error) {
@@ -136,7 +135,12 @@ std::vector<std::string> load(const std::filesystem::path& path, models::Network
 
 std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
                                       const WeightsOptions& options) {
-  return load(path, network, options, /*without_classifier=*/false);
+  return load_weights(path, io::load_checkpoint(path), network, options);
+}
+
+std::vector<std::string> load_weights(const std::filesystem::path& path, io::Checkpoint checkpoint,
+                                      models::Network& network, const WeightsOptions& options) {
+  return load(path, std::move(checkpoint), network, options, /*without_classifier=*/false);
 }
 
 std::vector<std::string> load_body(const std::filesystem::path& path, models::Network& network, const Config& config,
@@ -147,7 +151,7 @@ std::vector<std::string> load_body(const std::filesystem::path& path, models::Ne
   options.gamma = gamma;
   options.bn_mode = config.network.bn_mode;
   options.network_gamma = *io::gamma_from_name(config.network.gamma);
-  return load(path, segmentation->body(), options, /*without_classifier=*/true);
+  return load(path, io::load_checkpoint(path), segmentation->body(), options, /*without_classifier=*/true);
 }
 
 }  // namespace iabn::train

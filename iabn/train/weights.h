@@ -11,6 +11,9 @@
 #include "iabn/io/gamma.h"
 #include "iabn/train/config.h"
 
+namespace iabn::io {
+struct Checkpoint;
+}
 namespace iabn::models {
 class Network;
 }
@@ -38,6 +41,10 @@ struct WeightsOptions {
 /// with the nearest name of the other side.
 std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
                                       const WeightsOptions& options);
+
+/// The same of a file that io::load_checkpoint has read; `path` is for messages.
+std::vector<std::string> load_weights(const std::filesystem::path& path, io::Checkpoint checkpoint,
+                                      models::Network& network, const WeightsOptions& options);
 
 /// load_weights of the body of the configuration's network, a models::SegmentationNetwork, from the file of a
 /// classification network: what is under classifier or fc there is left out. gamma: see WeightsOptions. Throws

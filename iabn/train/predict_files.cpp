@@ -1,0 +1,86 @@
+#include "iabn/train/predict_files.h"
+
+#include <algorithm>
+#include <cctype>
+#include <map>
+#include <stdexcept>
+
+#include "iabn/data/error.h"
+#include "iabn/train/atomic_file.h"
+
+namespace iabn::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_picture(const fs::directory_entry& entry) {
+  std::string extension = entry.path().extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  const bool named = extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+  return named && !entry.path().filename().string().starts_with('.') && entry.is_regular_file();
+}
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error || !fs::is_directory(folder)) {
+    throw FileError("cannot write to " + folder.string() + ": " + (error ? error.message() : "it is not a folder"));
+  }
+}
+
+void check_no_two_write_the_same(const std::vector<PictureFiles>& pictures) {
+  std::map<fs::path, const PictureFiles*> writers;
+  for (const PictureFiles& picture : pictures) {
+    for (const fs::path& output : {picture.output, picture.confidence}) {
+      if (output.empty()) continue;
+      const auto [other, is_new] = writers.emplace(output, &picture);
+      if (is_new) continue;
+      throw data::DataError("predict", picture.input.parent_path().string(),
+                            other->second->input.filename().string() + " and " + picture.input.filename().string() +
+                                " would both be written to " + output.string() + "; rename one of them");
+    }
+  }
+}
+
+}  // namespace
+
+OutputMode output_mode_from_name(const std::string& name) {
+  if (name == "raw") return OutputMode::kRaw;
+  if (name == "palette") return OutputMode::kPalette;
+  if (name == "prob") return OutputMode::kProb;
+  if (name == "overlay") return OutputMode::kOverlay;
+  throw std::invalid_argument("output mode must be palette, raw, prob or overlay, got \"" + name + "\"");
+}
+
+bool PictureFiles::exist() const {
+  return fs::is_regular_file(output) && (confidence.empty() || fs::is_regular_file(confidence));
+}
+
+std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& output, OutputMode mode) {
+  if (!fs::is_directory(input)) {
+    throw data::DataError("predict", input.string(), "expected a folder of pictures, got none");
+  }
+  if (fs::exists(output) && fs::equivalent(input, output)) {
+    throw std::invalid_argument("predict: " + output.string() +
+                                " is the folder of the pictures themselves; write to another one");
+  }
+  std::vector<PictureFiles> pictures;
+  for (const fs::directory_entry& entry : fs::directory_iterator(input)) {
+    if (!is_picture(entry)) continue;
+    const std::string stem = entry.path().stem().string();
+    pictures.push_back({entry.path(), output / (stem + ".png"),
+                        mode == OutputMode::kProb ? output / (stem + "_prob.png") : fs::path()});
+  }
+  if (pictures.empty()) {
+    throw data::DataError("predict", input.string(),
+                          "expected .png, .jpg or .jpeg files, got none; subfolders are not searched");
+  }
+  std::sort(pictures.begin(), pictures.end(), [](const auto& a, const auto& b) { return a.input < b.input; });
+  check_no_two_write_the_same(pictures);
+  make_folder(output);
+  check_replaceable(pictures.front().output);
+  return pictures;
+}
+
+}  // namespace iabn::train

@@ -1,0 +1,222 @@
+#include "iabn/train/predict_folder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cinttypes>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <utility>
+
+#include <ATen/ATen.h>
+
+#include "iabn/data/worker_pool.h"
+#include "iabn/io/checkpoint.h"
+#include "iabn/models/network.h"
+#include "iabn/segmentation/predictor.h"
+#include "iabn/train/build.h"
+#include "iabn/train/distributed.h"
+#include "iabn/train/interrupt.h"
+#include "iabn/train/precision.h"
+#include "iabn/train/predict_picture.h"
+#include "iabn/train/progress.h"
+#include "iabn/train/segmentation_snapshot.h"
+
+namespace iabn::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using segmentation::Predictor;
+
+// A line every ten seconds.
+class Meter {
+ public:
+  Meter(bool prints, size_t pictures) : prints_(prints), pictures_(pictures) {}
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  void count() {
+    ++done_;
+    if (!prints_ || Clock::now() < next_) return;
+    next_ = Clock::now() + std::chrono::seconds(10);
+    const double rate = static_cast<double>(done_) / seconds();
+    std::printf("%zu/%zu | %.2f pictures/s | %s left\n", done_, pictures_, rate,
+                duration(static_cast<double>(pictures_ - done_) / rate).c_str());
+    std::fflush(stdout);
+  }
+
+ private:
+  bool prints_;
+  size_t pictures_, done_ = 0;
+  Clock::time_point start_ = Clock::now(), next_ = start_ + std::chrono::seconds(10);
+};
+
+// Pictures are read ahead of the network and written behind it, by the same threads.
+class Pipeline {
+ public:
+  Pipeline(const Predictor& predictor, c10::Device device, std::vector<segmentation::Color> colors, int64_t workers)
+      : predictor_(predictor), device_(device), colors_(std::move(colors)), pool_(workers) {}
+
+  /// Counts written and bad ones in `report`; calls on_done after each. Throws Interrupted where `interruptible`.
+  template <class OnDone>
+  void run(const std::vector<PictureFiles>& pictures, OutputMode mode, bool interruptible, PredictReport& report,
+           const OnDone& on_done) {
+    Stage on_device;  // one at a time: the next is queued on the GPU before the host waits for this one
+    for (size_t next = 0;;) {
+      for (; next < pictures.size() && ahead_.size() <= depth(); ++next) start_reading(pictures[next], mode);
+      if (ahead_.empty()) break;
+      Stage current = std::move(ahead_.front());
+      ahead_.pop_front();
+      pool_.wait(current.job);
+      if (interruptible && pending_interrupt() != 0) throw_interrupted(report);
+      if (current.picture->error().empty()) {
+        current.picture->predict(predictor_, device_);
+        std::swap(current, on_device);
+      }
+      if (!current.picture) continue;  // nothing was on the device before
+      end(current, report);
+      on_done();
+    }
+    if (on_device.picture) {
+      end(on_device, report);
+      on_done();
+    }
+    wait_for_writers(0, report);
+  }
+
+ private:
+  struct Stage {
+    std::shared_ptr<PredictPicture> picture;
+    std::shared_ptr<data::WorkerPool::Job> job;
+  };
+
+  size_t depth() const { return static_cast<size_t>(pool_.threads()); }
+
+  void start_reading(const PictureFiles& files, OutputMode mode) {
+    auto picture = std::make_shared<PredictPicture>(files, mode);
+    ahead_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->read(predictor_); })});
+  }
+
+  // Of a picture that was read, and predicted where that went well.
+  void end(const Stage& stage, PredictReport& report) {
+    const auto picture = stage.picture;
+    if (picture->error().empty()) picture->finish();
+    if (!picture->error().empty()) {
+      ++report.bad;
+      std::fprintf(stderr, "bad picture, left out: %s\n", picture->error().c_str());
+      return;
+    }
+    behind_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->write(colors_); })});
+    wait_for_writers(depth(), report);
+  }
+
+  // Until no more than `left` are still to be written.
+  void wait_for_writers(size_t left, PredictReport& report) {
+    for (; behind_.size() > left; behind_.pop_front()) {
+      pool_.wait(behind_.front().job);
+      ++report.written;
+    }
+  }
+
+  [[noreturn]] void throw_interrupted(PredictReport& report) {
+    wait_for_writers(0, report);
+    throw Interrupted(pending_interrupt());
+  }
+
+  const Predictor& predictor_;
+  c10::Device device_;
+  std::vector<segmentation::Color> colors_;
+  std::deque<Stage> ahead_, behind_;
+  data::WorkerPool pool_;  // last: its threads end before what they use
+};
+
+segmentation::PredictorOptions predictor_options(const PredictOptions& options, const Config& config,
+                                                 c10::Device device) {
+  segmentation::PredictorOptions result;
+  result.scales = options.scales;
+  result.flip = options.flip;
+  result.fusion = options.fusion;
+  result.longest_side = options.longest_side.value_or(config.segmentation.longest_side);
+  const int64_t window = config.segmentation.window;
+  result.window = options.window.value_or(window == 0 ? segmentation::kAutomaticWindow : window);
+  result.mean = config.input.mean;
+  result.std = config.input.std;
+  result.channels_last = config.channels_last;
+  result.dtype = precision_dtype(!options.precision.empty() ? options.precision
+                                 : device.is_cuda()         ? "fp16"
+                                                            : "float32");
+  return result;
+}
+
+// The pictures of this process that are still to be done.
+std::vector<PictureFiles> own_pictures(std::vector<PictureFiles> all, const World& world, bool overwrite,
+                                       PredictReport& report) {
+  std::vector<PictureFiles> result;
+  for (size_t i = static_cast<size_t>(world.rank); i < all.size(); i += static_cast<size_t>(world.size)) {
+    ++report.pictures;
+    if (!overwrite && all[i].exist()) {
+      ++report.skipped;
+    } else {
+      result.push_back(std::move(all[i]));
+    }
+  }
+  return result;
+}
+
+// Sums over the processes. Where pictures differ, one may have to wait long for another.
+void add_up(const World& world, PredictReport& report) {
+  if (!world.group) return;
+  std::vector<at::Tensor> sums = {at::tensor({report.pictures, report.written, report.skipped, report.bad}, at::kLong)};
+  c10d::AllreduceOptions options;
+  options.timeout = std::chrono::hours(24 * 7);
+  world.group->allreduce(sums, options)->wait();
+  const auto* sum = sums.front().const_data_ptr<int64_t>();
+  report = {sum[0], sum[1], sum[2], sum[3]};
+}
+
+}  // namespace
+
+PredictReport predict_folder(const PredictOptions& options) {
+  const auto all = list_pictures(options.input, options.output, options.mode);
+  io::Checkpoint checkpoint = io::load_checkpoint(options.snapshot);
+  Config config = segmentation_config(checkpoint, options.snapshot, options.config);
+  config.cuda_graph = false;                  // of training
+  config.network.gamma = "signed";            // legacy weights are read as such
+  const World world = join_world(c10::kCPU);  // the processes exchange nothing but counts
+  const c10::Device device = prepare_device(config, world.device_name(options.device));
+  // Each new size of picture would be timed anew.
+  at::globalContext().setBenchmarkCuDNN(false);
+
+  const auto network = build_network(config, device);
+  WeightsOptions weights = options.weights;
+  weights.bn_mode = config.network.bn_mode;
+  for (const auto& note : load_weights(options.snapshot, std::move(checkpoint), *network, weights)) {
+    if (world.first()) std::printf("%s\n", note.c_str());
+  }
+  network->eval();
+  const Predictor predictor(*network, predictor_options(options, config, device), device);
+
+  PredictReport report;
+  const auto own = own_pictures(all, world, options.overwrite, report);
+  if (world.first()) {
+    std::printf("%s, %" PRId64 " classes, on %s, %zu pictures\n", config.network.arch.c_str(), config.network.classes,
+                device.str().c_str(), all.size());
+    std::fflush(stdout);
+  }
+  std::optional<InterruptGuard> interrupts;  // of several processes, each may end at once
+  if (!world.group) interrupts.emplace();
+  Meter meter(world.first(), own.size());
+  Pipeline(predictor, device, config.segmentation.colors, options.workers)
+      .run(own, options.mode, interrupts.has_value(), report, [&] { meter.count(); });
+  add_up(world, report);
+  if (world.first()) {
+    std::printf("%" PRId64 " pictures written to %s in %s", report.written, options.output.c_str(),
+                duration(meter.seconds()).c_str());
+    if (report.skipped > 0) {
+      std::printf("; %" PRId64 " skipped, whose files were there (--overwrite does them again)", report.skipped);
+    }
+    if (report.bad > 0) std::printf("; %" PRId64 " bad ones left out", report.bad);
+    std::printf("\n");
+  }
+  return report;
+}
+
+}  // namespace iabn::train

@@ -1,0 +1,48 @@
+#pragma once
+
+// Every picture of a folder segmented.
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "iabn/segmentation/fusion.h"
+#include "iabn/train/predict_files.h"
+#include "iabn/train/weights.h"
+
+namespace iabn::train {
+
+struct PredictOptions {
+  std::filesystem::path snapshot, input, output;
+  std::optional<std::filesystem::path> config;  // see segmentation_config()
+  WeightsOptions weights;                       // bn_mode is taken from the configuration
+  OutputMode mode = OutputMode::kRaw;
+  std::vector<double> scales = {0.7, 1, 1.2};  // these four: see segmentation::PredictorOptions
+  bool flip = false;
+  segmentation::Fusion fusion = segmentation::Fusion::kMean;
+  std::optional<int64_t> longest_side;  // by default the configuration's
+  std::optional<int64_t> window;        // by default the configuration's; where that is 0: kAutomaticWindow
+  std::string precision;                // see precision_dtype(); "": fp16 on a GPU, else float32
+  std::string device = "auto";
+  int64_t workers = 4;     // threads that read pictures ahead and write answers behind
+  bool overwrite = false;  // pictures whose files are there already are done again
+};
+
+/// Of all processes of the job.
+struct PredictReport {
+  int64_t pictures = 0;  // in the folder: written + skipped + bad
+  int64_t written = 0;
+  int64_t skipped = 0;  // their files were there already
+  int64_t bad = 0;      // left out: could not be read or decoded, or gave logits that are no numbers
+};
+
+/// For every picture of the folder the files of `mode`, in the picture's own size; each is written as a whole or not at
+/// all, so a run that was broken off can be repeated. In a job of several processes picture i is for process i modulo
+/// their number; the report is that of all. Bad pictures are named on stderr and left out. Prints notes and progress to
+/// stdout. Throws ConfigError, WeightsError, io::CheckpointError, FileError (also for a full disk), Interrupted, what
+/// list_pictures throws, and std::invalid_argument.
+PredictReport predict_folder(const PredictOptions& options);
+
+}  // namespace iabn::train

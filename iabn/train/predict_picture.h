@@ -1,0 +1,46 @@
+#pragma once
+
+// One picture on its way from a file to its answer's files. read() and write() are for any thread, one at a time.
+
+#include <optional>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
+
+#include "iabn/segmentation/predictor.h"
+#include "iabn/segmentation/write_png.h"
+#include "iabn/train/predict_files.h"
+
+namespace iabn::train {
+
+class PredictPicture {
+ public:
+  PredictPicture(PictureFiles files, OutputMode mode) : files_(std::move(files)), mode_(mode) {}
+
+  const PictureFiles& files() const { return files_; }
+  /// Why the picture is left out; empty while there is no reason.
+  const std::string& error() const { return error_; }
+
+  /// Decodes and scales; whatever goes wrong becomes error().
+  void read(const segmentation::Predictor& predictor);
+  /// Starts the network; on a GPU it does not wait for it.
+  void predict(const segmentation::Predictor& predictor, c10::Device device);
+  /// Waits for the answer. Logits that are no numbers become error().
+  void finish();
+  /// Throws FileError.
+  void write(std::span<const segmentation::Color> colors) const;
+
+ private:
+  PictureFiles files_;
+  OutputMode mode_;
+  std::string error_;
+  int64_t height_ = 0, width_ = 0;
+  data::Image image_;               // of kOverlay
+  at::Tensor pixels_;               // between read() and predict()
+  at::Tensor labels_, confidence_;  // on the host; confidence of kProb
+  at::Tensor finite_;               // on the host: bool []
+  std::optional<c10::Event> done_;  // on a GPU: the three are filled
+};
+
+}  // namespace iabn::train
