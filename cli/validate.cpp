@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/scales.h"
 #include "iabn/train/interrupt.h"
 #include "iabn/train/validator.h"
 
@@ -16,7 +17,7 @@ namespace iabn::cli {
 namespace {
 
 struct Arguments {
-  std::string config, checkpoint, data, gamma;
+  std::string config, checkpoint, data, gamma, scales = "1";
   int threads = 0;
   bool own_weights = false;
   train::ValidateOptions options;
@@ -27,6 +28,7 @@ int run_validate(const Arguments& arguments) {
   train::ValidateOptions options = arguments.options;
   options.checkpoint = arguments.checkpoint;
   options.data = arguments.data;
+  options.scales = scales_from_text(arguments.scales);
   options.weights.averages = !arguments.own_weights;
   if (!arguments.gamma.empty()) options.weights.gamma = io::gamma_from_name(arguments.gamma);
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
@@ -65,11 +67,10 @@ void add_validate(CLI::App& app, Run& run) {
       "--ten-crops,--ten_crops", options.ten_crops,
       "Classification: average the logits of the four corners and the centre, and of their mirror images");
   command
-      ->add_option("--scales", options.scales,
-                   "Segmentation: mean of the scores over these scales, such as 0.75 1 1.25")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--flip", options.flip, "Segmentation: and over the mirror images");
+      ->add_option("--scales", arguments->scales,
+                   "Segmentation: sizes at which the network sees a picture; the mean of the scores counts")
+      ->capture_default_str();
+  command->add_flag("--flip", options.flip, "Segmentation: every scale mirrored as well");
   command->add_option("--json", options.json, "Write the result to this file as well");
   command
       ->add_option("--gamma", arguments->gamma,

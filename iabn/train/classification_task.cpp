@@ -51,7 +51,8 @@ class ClassificationEvaluator final : public Evaluator {
            (config_.input.ten_crops_val ? ", ten crops" : "");
   }
 
-  std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop) override {
+  std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
+                                     int64_t /*pictures*/) override {
     const at::NoGradGuard no_grad;
     network.eval();
     const int64_t crops = config_.input.ten_crops_val ? 10 : 1;
@@ -89,6 +90,8 @@ class ClassificationTask final : public Task {
     return data::image_samples(open_checked_dataset(config_, root, data::Split::train), config_.input,
                                data::Split::train);
   }
+
+  std::vector<int64_t> label_sizes(int64_t batch) const override { return {batch}; }
 
   Loss loss(const at::Tensor& output, const at::Tensor& labels) const override {
     return {at::cross_entropy_loss(output, labels, {}, at::Reduction::Mean, -100, config_.optimizer.label_smoothing),

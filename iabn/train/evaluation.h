@@ -26,7 +26,6 @@ struct EvaluationOptions {
   // Segmentation only:
   std::vector<double> scales = {1};  // see segmentation::PredictorOptions
   bool flip = false;
-  int64_t pictures = 0;  // of how many images Evaluation::pictures shows the answer
 };
 
 /// Of segmentation: one class's figures.
@@ -44,7 +43,7 @@ struct Picture {
 struct Evaluation {
   Metrics metrics;
   std::vector<ClassResult> classes;
-  std::vector<Picture> pictures;  // on the first process
+  std::vector<Picture> pictures;  // of segmentation: what was seen in the first images; on the first process
 };
 
 /// The result as JSON: images, loss and percents by name; of segmentation also "classes", [{"name", "iou", "pixels"}],
@@ -60,8 +59,10 @@ class Evaluator {
   /// How they are shown to the network, for people: "scale 256, crop 224".
   virtual std::string description() const = 0;
   /// Every image once, in evaluation mode, without gradients, in the configuration's precision; each process its share.
-  /// Nothing where `stop` became true, which is asked before each batch. A collective; the result is that of all.
-  virtual std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop) = 0;
+  /// Nothing where `stop` became true, which is asked before each batch. A collective; the result is that of all, with
+  /// at most so many pictures.
+  virtual std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
+                                             int64_t pictures = 0) = 0;
   /// One text per image that skip_corrupt has passed over so far.
   virtual std::vector<std::string> skipped() const = 0;
 };

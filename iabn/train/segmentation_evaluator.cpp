@@ -21,7 +21,7 @@ segmentation::PredictorOptions predictor_options(const Config& config, const Eva
   result.scales = options.scales;
   result.flip = options.flip;
   result.longest_side = config.segmentation.longest_side;
-  result.window = config.segmentation.window;
+  result.window = config.segmentation.window > 0 ? config.segmentation.window : segmentation::kAutomaticWindow;
   result.mean = config.input.mean;
   result.std = config.input.std;
   result.channels_last = config.channels_last;
@@ -41,7 +41,8 @@ class SegmentationEvaluator final : public Evaluator {
   int64_t images() const override { return folder_.size(); }
   std::vector<std::string> skipped() const override { return {skipped_.begin(), skipped_.end()}; }
   std::string description() const override;
-  std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop) override;
+  std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
+                                     int64_t pictures) override;
 
  private:
   at::Tensor truth(const data::Image& mask) const;
@@ -84,10 +85,13 @@ int64_t SegmentationEvaluator::all_images(int64_t own) const {
   return sum.front().item<int64_t>();
 }
 
-std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& network, const std::function<bool()>& stop) {
+std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& network, const std::function<bool()>& stop,
+                                                          int64_t pictures) {
   const at::NoGradGuard no_grad;
   network.eval();
   const segmentation::Predictor predictor(network, predictor_options(config_, options_), device_);
+  // Around the predictor's own: the weights' copies in half precision then serve all pictures.
+  const Autocast autocast(device_, precision_dtype(config_.precision));
   segmentation::ConfusionMatrix confusion(config_.network.classes, device_);
   PairQueue pairs(folder_, predictor, world_.rank, world_.size, options_.workers, options_.skip_corrupt);
   Evaluation result;
@@ -96,7 +100,7 @@ std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& netwo
     if (stop()) return std::nullopt;
     const at::Tensor labels = predictor.predict(pair->scaled, pair->image.height, pair->image.width).labels;
     confusion.add(labels, truth(pair->mask));
-    if (world_.first() && images < options_.pictures) {
+    if (world_.first() && images < pictures) {
       result.pictures.push_back({std::to_string(images), sample_picture(*pair, labels, config_.segmentation)});
     }
     ++images;

@@ -45,6 +45,10 @@ class SegmentationTask final : public Task {
                                       {segmentation.scale_train[0], segmentation.scale_train[1]});
   }
 
+  std::vector<int64_t> label_sizes(int64_t batch) const override {
+    return {batch, config_.input.crop_train, config_.input.crop_train};
+  }
+
   Loss loss(const at::Tensor& output, const at::Tensor& labels) const override {
     auto [loss, answer] = segmentation::pixel_loss(output, labels,
                                                    {.ignore_label = config_.segmentation.ignore_label,

@@ -3,6 +3,7 @@
 // What differs between the tasks that a network can be trained for. Everything else (step, optimiser, snapshots, logs,
 // processes) is the same for all.
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -31,6 +32,9 @@ class Task {
 
   /// Training data of a folder, augmented. Throws data::DataError, and ConfigError where the network does not fit it.
   virtual std::shared_ptr<const data::Samples> train_samples(const std::filesystem::path& root) const = 0;
+
+  /// Of a training batch: [batch], or with a label for every pixel [batch, height, width].
+  virtual std::vector<int64_t> label_sizes(int64_t batch) const = 0;
 
   /// output: the network's; labels: of a batch of train_samples(). Called with the step's autocast; on the device
   /// alone, so that a CUDA graph can repeat it.

@@ -34,7 +34,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kPictures = 3;  // of an evaluation, in TensorBoard
+// In TensorBoard: so many of each of about so many evaluations of a run.
+constexpr int64_t kPictures = 3, kPicturedEvaluations = 10;
 
 // The world, with its layers' statistics, before the first layer.
 World join(const TrainOptions& options) {
@@ -58,7 +59,6 @@ EvaluationOptions evaluation_options(const Config& config, const TrainOptions& o
   result.batch_size = config.optimizer.batch_size / world.size;
   result.workers = options.workers;
   result.skip_corrupt = options.skip_corrupt;
-  result.pictures = kPictures;
   return result;
 }
 
@@ -300,7 +300,10 @@ bool Run::evaluate(Evaluation& result) {
   const Clock clock;
   share_statistics(world_, parts());  // all evaluate with those that the snapshot will hold
   const UseAverages averages(step_.averages());
-  auto evaluation = evaluator_->evaluate(*network_, [&] { return !world_.group && pending_interrupt() != 0; });
+  const int64_t epochs = config_.optimizer.schedule.epochs, left = epochs - state_.epoch - 1;
+  const bool pictured = csv_ && left % std::max<int64_t>(1, epochs / kPicturedEvaluations) == 0;
+  const auto stop = [&] { return !world_.group && pending_interrupt() != 0; };
+  auto evaluation = evaluator_->evaluate(*network_, stop, pictured ? kPictures : 0);
   if (!evaluation) return false;
   result = std::move(*evaluation);
   last_evaluation_ = result.metrics;

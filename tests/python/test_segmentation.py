@@ -153,6 +153,25 @@ def test_validate_repeats_the_last_evaluation_and_writes_json(run):
     assert f"mIoU {result['miou']:.2f} %" in output.splitlines()[-1] and "(7 images)" in output
 
 
+def test_validates_figures_are_those_of_its_predictions(run):
+    """The JSON against NumPy, from the masks and from what `predict` writes."""
+    snapshot = "logs/checkpoint.pth.tar"
+    run("validate", "config.json", snapshot, "data", "--device", "cpu", "--split", "test", "--json", "test.json")
+    run("predict", snapshot, "data/test/images", "predicted", "--scales", "1", "--device", "cpu")
+    confusion = np.zeros((3, 3), int)
+    for path in sorted((run.folder / "data/test/masks").iterdir()):
+        truth, answer = np.array(Image.open(path)), np.array(Image.open(run.folder / "predicted" / path.name))
+        counted = truth != IGNORE
+        np.add.at(confusion, (truth[counted], answer[counted]), 1)
+    hits = confusion.diagonal()
+    iou = 100 * hits / (confusion.sum(0) + confusion.sum(1) - hits)
+    result = json.loads((run.folder / "test.json").read_text())
+    assert [entry["iou"] for entry in result["classes"]] == pytest.approx(iou)
+    assert [entry["pixels"] for entry in result["classes"]] == confusion.sum(1).tolist()
+    assert result["miou"] == pytest.approx(iou.mean())
+    assert result["pixel_accuracy"] == pytest.approx(100 * hits.sum() / confusion.sum())
+
+
 def test_views_are_averaged_and_any_split_is_evaluated(run):
     arguments = ("validate", "config.json", "logs/model_best.pth.tar", "data", "--device", "cpu", "--split", "test")
     results = []
