@@ -294,6 +294,13 @@ def test_a_folder_without_pairs_is_refused(run):
     assert "empty" in run("train", "config.json", "empty", "--log-dir", "empty-logs", *OPTIONS, code=1)
 
 
+def test_a_network_is_measured_with_its_pixels(run):
+    config = write_config(run, "bench", optimizer={"batch_size": 2, "accumulation_steps": 1})
+    run("bench", "network", config, "--device", "cpu", "--steps", 1, "--threads", 1, "--result", "bench_result.json")
+    figures = json.loads((run.folder / "bench_result.json").read_text())
+    assert figures["held_bytes_inplace"] < figures["held_bytes_standard"]
+
+
 def test_options_of_the_other_task_are_refused(run, classifier):
     snapshot = "logs/checkpoint.pth.tar"
     assert "ten crops" in run("validate", "config.json", snapshot, "data", "--device", "cpu", "--ten-crops", code=2)
