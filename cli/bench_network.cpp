@@ -23,6 +23,7 @@
 #include "iabn/train/device.h"
 #include "iabn/train/memory_meter.h"
 #include "iabn/train/step.h"
+#include "iabn/train/task.h"
 
 namespace iabn::cli {
 namespace {
@@ -43,12 +44,13 @@ class Bench {
   Bench(train::Config config, const std::string& bn_mode, c10::Device device)
       : config_(with_mode(std::move(config), bn_mode)),
         network_(train::build_network(config_, device)),
-        metrics_(device),
-        step_(config_, *network_, metrics_, device) {
+        task_(train::make_task(config_)),
+        meter_(task_->meter(device)),
+        step_(config_, *network_, *meter_, device) {
     const int64_t batch = config_.optimizer.batch_size, side = config_.input.crop_train;
     images_ = at::randn({batch, config_.input.channels, side, side}).to(device);
     if (config_.channels_last) images_ = images_.contiguous(at::MemoryFormat::ChannelsLast);
-    labels_ = at::randint(config_.network.classes, {batch}, at::kLong).to(device);
+    labels_ = at::randint(config_.network.classes, task_->label_sizes(batch), at::kLong).to(device);
     network_->train();
   }
 
@@ -78,7 +80,8 @@ class Bench {
 
   train::Config config_;
   std::shared_ptr<models::Network> network_;
-  train::MetricSums metrics_;
+  std::unique_ptr<const train::Task> task_;
+  std::unique_ptr<train::Meter> meter_;
   train::TrainStep step_;
   at::Tensor images_, labels_;
 };

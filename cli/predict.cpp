@@ -3,8 +3,6 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -12,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/scales.h"
 #include "iabn/train/interrupt.h"
 #include "iabn/train/precision.h"
 #include "iabn/train/predict_folder.h"
@@ -30,33 +29,13 @@ struct Arguments {
   train::PredictOptions options;
 };
 
-// "0.7, 1, 1.2", also in brackets.
-std::vector<double> numbers(const std::string& text) {
-  std::string list = text;
-  if (list.size() >= 2 && list.front() == '[' && list.back() == ']') list = list.substr(1, list.size() - 2);
-  std::vector<double> result;
-  std::istringstream items(list);
-  for (std::string item; std::getline(items, item, ',');) {
-    size_t used = 0;
-    try {
-      result.push_back(std::stod(item, &used));
-    } catch (const std::exception&) {
-      used = 0;
-    }
-    if (used == 0 || item.find_first_not_of(' ', used) != std::string::npos) {
-      throw std::invalid_argument("--scales must be numbers with commas between them, got \"" + text + "\"");
-    }
-  }
-  return result;
-}
-
 int run_predict(const Arguments& arguments) {
   train::PredictOptions options = arguments.options;
   options.snapshot = arguments.snapshot;
   options.input = arguments.input;
   options.output = arguments.output;
   if (!arguments.config.empty()) options.config = arguments.config;
-  options.scales = numbers(arguments.scales);
+  options.scales = scales_from_text(arguments.scales);
   options.fusion = segmentation::fusion_from_name(arguments.fusion);
   options.mode = train::output_mode_from_name(arguments.mode);
   options.weights.averages = !arguments.own_weights;

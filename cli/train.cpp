@@ -18,7 +18,7 @@ namespace iabn::cli {
 namespace {
 
 struct Arguments {
-  std::string config, data, log_dir, resume;
+  std::string config, data, log_dir, resume, body_gamma;
   std::optional<int64_t> epochs;
   int threads = 0;
   train::TrainOptions options;
@@ -62,9 +62,9 @@ std::string closing_line(const train::TrainResult& result, const std::filesystem
     line += "; weights and state: " + path.string();
   }
   if (const auto path = log_dir / train::kBestName; std::filesystem::exists(path)) {
-    std::ostringstream top1;
-    top1 << result.best_top1;
-    line += "; best (top1 " + top1.str() + " %): " + path.string();
+    std::ostringstream score;
+    score << result.best_top1;
+    line += "; best (" + result.score_label + " " + score.str() + " %): " + path.string();
   }
   return line;
 }
@@ -81,6 +81,7 @@ int run_train(Arguments arguments) {
   options.log_dir = arguments.log_dir;
   options.resume_auto = arguments.resume == "auto";
   if (!arguments.resume.empty() && !options.resume_auto) options.resume = arguments.resume;
+  if (!arguments.body_gamma.empty()) options.body_gamma = io::gamma_from_name(arguments.body_gamma);
   const train::TrainResult result = train::train(config, options);
   if (options.evaluate_only || !result.first_process) {
     if (result.interrupted_by != 0 && result.first_process) std::cerr << "iabn: interrupted\n";
@@ -102,11 +103,13 @@ int run_train(Arguments arguments) {
 void add_train(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   train::TrainOptions& options = arguments->options;
-  CLI::App* command = app.add_subcommand("train", "Train a network on an image folder or on MNIST-style idx files");
+  CLI::App* command = app.add_subcommand("train", "Train a network on a folder of images");
   command->add_option("CONFIG", arguments->config, "JSON configuration, see configs/")->required();
   command
-      ->add_option("DATA", arguments->data,
-                   "Folder with train/CLASS/ and val/CLASS/ images, or with idx files (plain or .gz)")
+      ->add_option(
+          "DATA", arguments->data,
+          "Folder with train/CLASS/ and val/CLASS/ images, or with idx files (plain or .gz); for segmentation with "
+          "train/images, train/masks, val/images and val/masks")
       ->required();
   command->add_option(
       "--log-dir", arguments->log_dir,
@@ -114,6 +117,12 @@ void add_train(CLI::App& app, Run& run) {
   command->add_option(
       "--resume", arguments->resume,
       "Continue from this snapshot (checkpoint.pth.tar); auto: from that in --log-dir where there is one");
+  CLI::Option* body = command->add_option(
+      "--body", options.body,
+      "Segmentation: begin with the body's weights from this checkpoint of a classification network");
+  command->add_option("--body-gamma", arguments->body_gamma, "How that file's norm weights count, signed or legacy")
+      ->check(CLI::IsMember({"signed", "legacy"}))
+      ->needs(body);
   command->add_flag("--any-config", options.any_config,
                     "Continue although the snapshot belongs to another configuration; the differences are listed");
   command->add_flag("--evaluate", options.evaluate_only, "Evaluate the snapshot given by --resume, and train nothing");

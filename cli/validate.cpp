@@ -1,4 +1,4 @@
-// iabn validate: accuracy of a checkpoint on the validation images of a folder.
+// iabn validate: what a checkpoint is worth on the validation images of a folder.
 
 #include <cstdio>
 #include <memory>
@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/scales.h"
 #include "iabn/train/interrupt.h"
 #include "iabn/train/validator.h"
 
@@ -16,7 +17,7 @@ namespace iabn::cli {
 namespace {
 
 struct Arguments {
-  std::string config, checkpoint, data, gamma;
+  std::string config, checkpoint, data, gamma, scales = "1";
   int threads = 0;
   bool own_weights = false;
   train::ValidateOptions options;
@@ -27,6 +28,7 @@ int run_validate(const Arguments& arguments) {
   train::ValidateOptions options = arguments.options;
   options.checkpoint = arguments.checkpoint;
   options.data = arguments.data;
+  options.scales = scales_from_text(arguments.scales);
   options.weights.averages = !arguments.own_weights;
   if (!arguments.gamma.empty()) options.weights.gamma = io::gamma_from_name(arguments.gamma);
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
@@ -44,19 +46,32 @@ int run_validate(const Arguments& arguments) {
 void add_validate(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   train::ValidateOptions& options = arguments->options;
-  CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's validation images");
+  CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's images");
   command->add_option("CONFIG", arguments->config, "JSON configuration of the network and its input")->required();
   command
       ->add_option("CHECKPOINT", arguments->checkpoint,
                    "Weights: a snapshot, any PyTorch state dict, or safetensors; another activation or norm mode may "
                    "have trained them")
       ->required();
-  command->add_option("DATA", arguments->data, "Folder with val/CLASS/ images, or with idx files")->required();
-  command->add_option("--scale", options.scale, "Shorter side of the images, instead of input.scale_val; -1: as it is");
-  command->add_option("--crop", options.crop, "Side of the crop, instead of input.crop_val")
+  command
+      ->add_option("DATA", arguments->data,
+                   "Folder with val/CLASS/ images, with val/images and val/masks for segmentation, or with idx files")
+      ->required();
+  command->add_option("--split", options.split, "The folder of DATA to evaluate; of classes: val or train")
+      ->capture_default_str();
+  command->add_option("--scale", options.scale,
+                      "Classification: shorter side of the images, instead of input.scale_val; -1: as it is");
+  command->add_option("--crop", options.crop, "Classification: side of the crop, instead of input.crop_val")
       ->check(CLI::PositiveNumber);
-  command->add_flag("--ten-crops,--ten_crops", options.ten_crops,
-                    "Average the logits of the four corners and the centre, and of their mirror images");
+  command->add_flag(
+      "--ten-crops,--ten_crops", options.ten_crops,
+      "Classification: average the logits of the four corners and the centre, and of their mirror images");
+  command
+      ->add_option("--scales", arguments->scales,
+                   "Segmentation: sizes at which the network sees a picture; the mean of the scores counts")
+      ->capture_default_str();
+  command->add_flag("--flip", options.flip, "Segmentation: every scale mirrored as well");
+  command->add_option("--json", options.json, "Write the result to this file as well");
   command
       ->add_option("--gamma", arguments->gamma,
                    "How the file's norm weights count, signed or legacy; by default as the file says, else by bn_mode")

@@ -20,12 +20,19 @@ struct IouTable {
   std::vector<int64_t> pixels;  // per class, in the masks
 };
 
+/// int64 [classes, classes] on the device: [truth, label]. labels and truth: integers of one shape on the device,
+/// labels in [0, classes); where truth is outside that a pixel counts nowhere. Needs 32 MB at most beside its inputs,
+/// and never waits for a GPU.
+at::Tensor confusion_counts(const at::Tensor& labels, const at::Tensor& truth, int64_t classes);
+
+/// counts: [classes, classes] on the CPU, int64 or float64.
+IouTable iou_table(const at::Tensor& counts);
+
 /// Counts stay on the device until table() is called, so adding never waits for a GPU.
 class ConfusionMatrix {
  public:
   ConfusionMatrix(int64_t classes, c10::Device device);
-  /// labels and truth: integers of one shape on the device; where truth is outside [0, classes) a pixel counts nowhere.
-  /// Work on the device alone, so that a CUDA graph can repeat it.
+  /// See confusion_counts(). Work on the device alone, so that a CUDA graph can repeat it.
   void add(const at::Tensor& labels, const at::Tensor& truth);
   void reset();
   /// int64 [classes, classes] on the device: [truth, label].

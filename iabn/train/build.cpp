@@ -74,6 +74,25 @@ std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, 
   return dataset;
 }
 
+data::LoaderOptions train_loader_options(const Config& config, const World& world, c10::Device device) {
+  const int64_t batch = config.optimizer.batch_size / world.size;
+  if (batch * world.size != config.optimizer.batch_size || batch % config.optimizer.accumulation_steps != 0) {
+    throw ConfigError("optimizer.batch_size: " + std::to_string(config.optimizer.batch_size) +
+                      " images of the whole job cannot be shared equally by " + std::to_string(world.size) +
+                      " processes in accumulation_steps = " + std::to_string(config.optimizer.accumulation_steps) +
+                      " parts; choose a multiple of " +
+                      std::to_string(world.size * config.optimizer.accumulation_steps));
+  }
+  data::LoaderOptions loader;
+  loader.batch_size = batch;
+  loader.seed = static_cast<uint64_t>(config.seed);
+  loader.channels_last = config.channels_last;
+  loader.pinned = device.is_cuda();
+  loader.rank = world.rank;
+  loader.world_size = world.size;
+  return loader;
+}
+
 c10::Device prepare_device(const Config& config, const std::string& name) {
   const c10::Device device = choose_device(name);
   if (config.cuda_graph && !device.is_cuda()) {

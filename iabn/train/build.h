@@ -9,8 +9,10 @@
 #include <c10/core/Device.h>
 
 #include "iabn/data/dataset.h"
+#include "iabn/data/loader.h"
 #include "iabn/models/network.h"
 #include "iabn/train/config.h"
+#include "iabn/train/distributed.h"
 
 namespace iabn::train {
 
@@ -27,5 +29,8 @@ c10::Device prepare_device(const Config& config, const std::string& name);
 /// data's.
 std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, const std::filesystem::path& root,
                                                           data::Split split);
+
+/// Of training, with optimizer.batch_size divided by the processes. Throws ConfigError where that leaves a rest.
+data::LoaderOptions train_loader_options(const Config& config, const World& world, c10::Device device);
 
 }  // namespace iabn::train

@@ -76,7 +76,7 @@ struct SegmentationConfig {
   int64_t ignore_label = 255;                  // pixels of this mask value count nowhere
   std::vector<double> scale_train = {0.5, 2};  // range of the random scale of a training image
   double hard_pixels = 1;                      // share of a batch's pixels, those of highest loss, that is learned from
-  int64_t window = 0;        // side of the sliding window in evaluation and prediction, in pixels; 0 = whole images
+  int64_t window = 0;        // side of the sliding window in evaluation and prediction; 0 = whole images, but huge ones
   int64_t longest_side = 0;  // to which evaluation and prediction scale an image; 0 = as it is
   int64_t head_channels = 256;
   int64_t hidden_channels = 256;

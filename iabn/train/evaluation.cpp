@@ -1,32 +1,21 @@
 #include "iabn/train/evaluation.h"
 
-#include <ATen/ATen.h>
+#include <cmath>
 
-#include "iabn/models/network.h"
-#include "iabn/train/precision.h"
+#include <nlohmann/json.hpp>
 
 namespace iabn::train {
 
-std::optional<Metrics> evaluate(models::Network& network, DeviceLoader& loader, c10::Device device,
-                                at::ScalarType dtype, int64_t crops, const std::function<bool()>& stop,
-                                const nn::ProcessGroup& group) {
-  const at::NoGradGuard no_grad;
-  network.eval();
-  MetricSums sums(device);
-  loader.start_epoch(0);
-  while (auto batch = loader.next()) {
-    if (stop()) return std::nullopt;
-    at::Tensor logits;
-    {
-      const Autocast autocast(device, dtype);
-      logits = network.forward(std::move(batch->images)).to(at::kFloat);
-    }
-    if (crops > 1) logits = logits.view({-1, crops, logits.size(1)}).mean(1);
-    sums.add(at::cross_entropy_loss(logits, batch->labels), logits, batch->labels);
-    sums.count(batch->labels.size(0));
-    loader.prefetch();
+std::string to_json_text(const Evaluation& evaluation) {
+  nlohmann::ordered_json json;
+  json["images"] = evaluation.metrics.images;
+  for (const auto& [name, value] : named_values(evaluation.metrics)) json[name] = value;
+  for (const ClassResult& result : evaluation.classes) {
+    nlohmann::ordered_json entry = {{"name", result.name}, {"iou", nullptr}, {"pixels", result.pixels}};
+    if (std::isfinite(result.iou)) entry["iou"] = result.iou;
+    json["classes"].push_back(std::move(entry));
   }
-  return sums.values(group);
+  return json.dump(2) + "\n";
 }
 
 }  // namespace iabn::train

@@ -1,14 +1,14 @@
 #pragma once
 
-// Loss and accuracy of a network over a loader's images.
+// What a network is worth on a folder's images, whatever its task.
 
+#include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
+#include <vector>
 
-#include <c10/core/Device.h>
-#include <c10/core/ScalarType.h>
-
-#include "iabn/train/device_loader.h"
 #include "iabn/train/metrics.h"
 
 namespace iabn::models {
@@ -17,11 +17,54 @@ class Network;
 
 namespace iabn::train {
 
-/// Every image of the loader once, in evaluation mode, without gradients, with autocast to `dtype`. Each label has
-/// `crops` images in a row in a batch, whose logits are averaged. Nothing where `stop` became true, which is asked
-/// before each batch. group: of processes that each have a share of the images; the result is that of all.
-std::optional<Metrics> evaluate(models::Network& network, DeviceLoader& loader, c10::Device device,
-                                at::ScalarType dtype, int64_t crops, const std::function<bool()>& stop,
-                                const nn::ProcessGroup& group = {});
+struct EvaluationOptions {
+  std::filesystem::path data;
+  std::string split = "val";
+  int64_t batch_size = 1;  // images at a time; segmentation takes one after another
+  int64_t workers = 2;     // threads that prepare data
+  bool skip_corrupt = false;
+  // Segmentation only:
+  std::vector<double> scales = {1};  // see segmentation::PredictorOptions
+  bool flip = false;
+};
+
+/// Of segmentation: one class's figures.
+struct ClassResult {
+  std::string name;
+  double iou = 0;      // percent; NaN where neither masks nor predictions have it
+  int64_t pixels = 0;  // in the masks
+};
+
+struct Picture {
+  std::string name;
+  std::vector<uint8_t> png;
+};
+
+struct Evaluation {
+  Metrics metrics;
+  std::vector<ClassResult> classes;
+  std::vector<Picture> pictures;  // of segmentation: what was seen in the first images; on the first process
+};
+
+/// The result as JSON: images, loss and percents by name; of segmentation also "classes", [{"name", "iou", "pixels"}],
+/// iou null where it is NaN.
+std::string to_json_text(const Evaluation& evaluation);
+
+/// The images of one split.
+class Evaluator {
+ public:
+  virtual ~Evaluator() = default;
+  /// Of all processes.
+  virtual int64_t images() const = 0;
+  /// How they are shown to the network, for people: "scale 256, crop 224".
+  virtual std::string description() const = 0;
+  /// Every image once, in evaluation mode, without gradients, in the configuration's precision; each process its share.
+  /// Nothing where `stop` became true, which is asked before each batch. A collective; the result is that of all, with
+  /// at most so many pictures.
+  virtual std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
+                                             int64_t pictures = 0) = 0;
+  /// One text per image that skip_corrupt has passed over so far.
+  virtual std::vector<std::string> skipped() const = 0;
+};
 
 }  // namespace iabn::train

@@ -1,51 +1,84 @@
 #include "iabn/train/metrics.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include <ATen/ATen.h>
 
 namespace iabn::train {
 
-MetricSums::MetricSums(c10::Device device) : sums_(at::zeros({3}, at::TensorOptions(at::kDouble).device(device))) {}
-
-void MetricSums::add(const at::Tensor& loss, const at::Tensor& logits, const at::Tensor& labels) {
-  const at::NoGradGuard no_grad;
-  const int64_t count = labels.size(0);
-  const int64_t k = std::min<int64_t>(5, logits.size(1));
-  const at::Tensor best = std::get<1>(logits.detach().topk(k, 1));  // [B, k], most likely first
-  const at::Tensor hits = best.eq(labels.unsqueeze(1));
-  sums_ += at::stack(
-      {loss.detach().to(at::kDouble) * count, hits.select(1, 0).sum().to(at::kDouble), hits.sum().to(at::kDouble)});
+std::string to_text(const Metrics& metrics, bool brief) {
+  std::string text;
+  char part[96];
+  if (metrics.has_loss) {
+    std::snprintf(part, sizeof part, "loss %.4f", metrics.loss);
+    text = part;
+  }
+  for (const Percent& percent : metrics.percents) {
+    std::snprintf(part, sizeof part, " %s %.2f %%", percent.label.c_str(), percent.value);
+    text += text.empty() ? part + 1 : part;
+    if (brief) break;
+  }
+  return text;
 }
 
-void MetricSums::reset() {
+std::vector<std::pair<std::string, double>> named_values(const Metrics& metrics) {
+  std::vector<std::pair<std::string, double>> values;
+  if (metrics.has_loss) values.emplace_back("loss", metrics.loss);
+  for (const Percent& percent : metrics.percents) values.emplace_back(percent.name, percent.value);
+  return values;
+}
+
+Meter::Meter(c10::Device device, int64_t numbers)
+    : sums_(at::zeros({1 + numbers}, at::TensorOptions(at::kDouble).device(device))) {}
+
+void Meter::add(const at::Tensor& loss, const at::Tensor& answer, const at::Tensor& labels) {
+  const at::NoGradGuard no_grad;
+  const int64_t count = labels.size(0);
+  sums_ += at::cat({(loss.detach().to(at::kDouble) * count).view({1}), hits(answer.detach(), labels)});
+}
+
+void Meter::reset() {
   sums_.zero_();
   images_ = 0;
 }
 
-Metrics MetricSums::values() const {
-  const at::Tensor host = sums();
-  const double* sum = host.const_data_ptr<double>();
-  const double count = static_cast<double>(std::max<int64_t>(images_, 1));
-  return {sum[0] / count, 100 * sum[1] / count, 100 * sum[2] / count, images_};
+Metrics Meter::metrics(const at::Tensor& sums, int64_t images) const {
+  Metrics result;
+  result.loss = sums[0].item<double>() / static_cast<double>(std::max<int64_t>(images, 1));
+  result.images = images;
+  result.percents = percents(sums.slice(0, 1), images);
+  return result;
 }
 
-Metrics MetricSums::values(const nn::ProcessGroup& group) const {
+Metrics Meter::values() const { return metrics(sums(), images_); }
+
+Metrics Meter::values(const nn::ProcessGroup& group) const {
   if (!group) return values();
-  MetricSums all(sums_.device());
-  at::Tensor packed = at::cat({sums_, at::full({1}, static_cast<double>(images_), sums_.options())});
-  std::vector<at::Tensor> list{packed};
-  group->allreduce(list)->wait();
-  const at::Tensor host = packed.cpu();
-  all.restore(host.slice(0, 0, 3), static_cast<int64_t>(host[3].item<double>()));
-  return all.values();
+  std::vector<at::Tensor> packed{at::cat({sums_, at::full({1}, static_cast<double>(images_), sums_.options())})};
+  group->allreduce(packed)->wait();
+  const at::Tensor host = packed.front().cpu();
+  return metrics(host.slice(0, 0, -1), static_cast<int64_t>(host[-1].item<double>()));
 }
 
-at::Tensor MetricSums::sums() const { return sums_.cpu().clone(); }
+at::Tensor Meter::sums() const { return sums_.cpu().clone(); }
 
-void MetricSums::restore(const at::Tensor& sums, int64_t images) {
+void Meter::restore(const at::Tensor& sums, int64_t images) {
   sums_.copy_(sums);
   images_ = images;
+}
+
+at::Tensor MetricSums::hits(const at::Tensor& answer, const at::Tensor& labels) const {
+  const int64_t k = std::min<int64_t>(5, answer.size(1));
+  const at::Tensor best = std::get<1>(answer.topk(k, 1));  // [B, k], most likely first
+  const at::Tensor hits = best.eq(labels.unsqueeze(1));
+  return at::stack({hits.select(1, 0).sum().to(at::kDouble), hits.sum().to(at::kDouble)});
+}
+
+std::vector<Percent> MetricSums::percents(const at::Tensor& hits, int64_t images) const {
+  const double count = static_cast<double>(std::max<int64_t>(images, 1));
+  return {{"top1", "top1", 100 * hits[0].item<double>() / count},
+          {"top5", "top5", 100 * hits[1].item<double>() / count}};
 }
 
 }  // namespace iabn::train

@@ -14,6 +14,12 @@ fs::path made_folder(const fs::path& folder) {
   return folder;
 }
 
+std::optional<fs::path> snapshot_to_resume(const fs::path& checkpoint, const std::optional<fs::path>& resume,
+                                           bool automatic) {
+  if (resume) return resume;
+  return automatic && fs::exists(checkpoint) ? std::optional(checkpoint) : std::nullopt;
+}
+
 void check_run_folder(const fs::path& checkpoint, const std::optional<fs::path>& resume) {
   if (!fs::exists(checkpoint)) return;
   if (!resume) {

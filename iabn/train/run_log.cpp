@@ -1,6 +1,7 @@
 #include "iabn/train/run_log.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <ctime>
 
@@ -51,9 +52,19 @@ void RunLog::open_tensorboard(int64_t step) {
 void RunLog::metrics(const char* split, int64_t step, const Metrics& metrics) {
   to_tensorboard([&](io::EventWriter& events) {
     const std::string prefix = std::string(split) + "/";
-    events.add_scalar(prefix + "loss", step, metrics.loss);
-    events.add_scalar(prefix + "top1", step, metrics.top1);
-    events.add_scalar(prefix + "top5", step, metrics.top5);
+    for (const auto& [name, value] : named_values(metrics)) events.add_scalar(prefix + name, step, value);
+  });
+}
+
+void RunLog::evaluation(int64_t step, const Evaluation& evaluation) {
+  metrics("val", step, evaluation.metrics);
+  to_tensorboard([&](io::EventWriter& events) {
+    for (const ClassResult& result : evaluation.classes) {
+      if (std::isfinite(result.iou)) events.add_scalar("val/iou/" + result.name, step, result.iou);
+    }
+    for (const Picture& picture : evaluation.pictures) {
+      events.add_image("val/picture/" + picture.name, step, picture.png);
+    }
   });
 }
 

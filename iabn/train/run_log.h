@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "iabn/train/evaluation.h"
 #include "iabn/train/metrics.h"
 #include "iabn/train/progress.h"
 
@@ -31,12 +32,14 @@ class RunLog {
   void print(const std::string& line);
   Progress& progress() { return progress_; }
 
-  /// From here on figures go to TensorBoard, too: train/loss, train/top1, train/top5, val/... over the run's steps. A
+  /// From here on figures go to TensorBoard, too: train/loss, train/top1, val/... over the run's steps. A
   /// resumed run replaces what an earlier one wrote of steps from `step` on. Throws io::EventFileError; what fails
   /// later is said once, and the figures end there.
   void open_tensorboard(int64_t step);
   /// split: "train" or "val".
   void metrics(const char* split, int64_t step, const Metrics& metrics);
+  /// As metrics("val", ...), and the evaluation's classes as val/iou/NAME, its pictures as val/picture/NAME.
+  void evaluation(int64_t step, const Evaluation& evaluation);
   void learning_rate(int64_t step, double rate);
   /// The distribution of every parameter, as weights/NAME.
   void weight_histograms(int64_t step, const torch::nn::Module& network);

@@ -124,7 +124,7 @@ class Reader {
   RunState run_state() const {
     RunState state;
     state.epoch = *get<int64_t>(root(), "epoch");
-    state.best_top1 = *get<double>(root(), "best_prec1");
+    state.best_score = *get<double>(root(), "best_prec1");
     state.step = number("step");
     state.train_images = number("train_images");
     state.epoch_seconds = real("epoch_seconds");
@@ -240,7 +240,7 @@ std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state) {
   root.set("epoch", state.epoch);
   root.set("arch", parts.config.network.arch);
   root.set("state_dict", io::to_state_dict(nn::state_dict(parts.network), "module."));
-  root.set("best_prec1", state.best_top1);
+  root.set("best_prec1", state.best_score);
   root.set("optimizer", optimizer_dict(parts.config.optimizer, parts.step.optimizer()));
   root.set("iabn", std::move(own));
   return io::pytorch_bytes(Value(std::move(root)));
@@ -265,7 +265,8 @@ RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& p
   if (LossScaler* scaler = parts.step.scaler(); scaler != nullptr && reader.has("loss_scale")) {
     scaler->load_state(reader.tensor("loss_scale", at::kFloat, 2));
   }
-  parts.metrics.restore(reader.tensor("metric_sums", at::kDouble, 3), reader.number("metric_images"));
+  parts.metrics.restore(reader.tensor("metric_sums", at::kDouble, parts.metrics.sums().numel()),
+                        reader.number("metric_images"));
   reader.restore_generator("rng_cpu", c10::Device(c10::kCPU));
   // A run that began on the CPU has no state of the GPU; then the seed's stays, as at its start.
   if (parts.device.is_cuda() && reader.has("rng_cuda")) reader.restore_generator("rng_cuda", parts.device);

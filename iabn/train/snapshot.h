@@ -38,7 +38,7 @@ struct RunState {
   int64_t epoch = 0;         // finished epochs
   int64_t step = 0;          // finished steps of the epoch after them
   int64_t train_images = 0;  // of the data set, to notice another one
-  double best_top1 = -1;     // percent, of evaluations so far; -1 before the first
+  double best_score = -1;    // Metrics::score() of evaluations so far; -1 before the first
   double epoch_seconds = 0;  // spent in the epoch at hand
 };
 
@@ -47,7 +47,7 @@ struct SnapshotParts {
   const Config& config;
   models::Network& network;
   TrainStep& step;  // optimiser, loss scale, averaged weights
-  MetricSums& metrics;
+  Meter& metrics;
   c10::Device device;  // its generator belongs to the state
 };
 

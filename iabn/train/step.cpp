@@ -13,9 +13,10 @@ constexpr int64_t kEagerSteps = 3;
 
 }  // namespace
 
-TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device,
+TrainStep::TrainStep(const Config& config, models::Network& network, Meter& metrics, c10::Device device,
                      const World& world)
     : config_(config),
+      task_(make_task(config)),
       network_(network),
       metrics_(metrics),
       device_(device),
@@ -27,11 +28,11 @@ TrainStep::TrainStep(const Config& config, models::Network& network, MetricSums&
   if (config.cuda_graph) graph_ = std::make_unique<CudaGraph>(device);
 }
 
-at::Tensor TrainStep::loss_of(const at::Tensor& images, const at::Tensor& labels, at::Tensor* logits) {
+at::Tensor TrainStep::loss_of(const at::Tensor& images, const at::Tensor& labels, at::Tensor* answer) {
   const Autocast autocast(device_, dtype_);
-  const at::Tensor output = network_.forward(images);
-  if (logits != nullptr) *logits = output.detach();
-  return at::cross_entropy_loss(output, labels, {}, at::Reduction::Mean, -100, config_.optimizer.label_smoothing);
+  Loss loss = task_->loss(network_.forward(images), labels);
+  if (answer != nullptr) *answer = std::move(loss.answer);
+  return loss.mean;
 }
 
 void TrainStep::compute(const at::Tensor& images, const at::Tensor& labels) {
@@ -40,10 +41,10 @@ void TrainStep::compute(const at::Tensor& images, const at::Tensor& labels) {
   optimizer_.zero_grad();
   for (int64_t part = 0; part < parts; ++part) {
     const at::Tensor& target = label_parts[static_cast<size_t>(part)];
-    at::Tensor logits;
-    const at::Tensor loss = loss_of(image_parts[static_cast<size_t>(part)], target, &logits);
-    metrics_.add(loss, logits, target);
-    logits.reset();
+    at::Tensor answer;
+    const at::Tensor loss = loss_of(image_parts[static_cast<size_t>(part)], target, &answer);
+    metrics_.add(loss, answer, target);
+    answer.reset();
     const at::Tensor mean = parts > 1 ? loss / parts : loss;
     loss_ = part == 0 ? mean.detach() : loss_ + mean.detach();
     if (gradient_average_ && part == parts - 1) gradient_average_->begin();

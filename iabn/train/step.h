@@ -17,6 +17,7 @@
 #include "iabn/train/metrics.h"
 #include "iabn/train/optimizer.h"
 #include "iabn/train/precision.h"
+#include "iabn/train/task.h"
 
 namespace iabn::models {
 class Network;
@@ -29,17 +30,18 @@ namespace iabn::train {
 class TrainStep {
  public:
   /// world: the job; gradients are averaged over its processes.
-  TrainStep(const Config& config, models::Network& network, MetricSums& metrics, c10::Device device,
+  TrainStep(const Config& config, models::Network& network, Meter& metrics, c10::Device device,
             const World& world = {});
 
-  /// images: [B, C, H, W] float32, labels: [B] int64, both on the device, B = the configuration's batch divided by the
-  /// number of processes; it is cut into optimizer.accumulation_steps equal parts. Returns the mean loss [] of the
-  /// batch, without waiting for it. With cuda_graph the first steps are eager and the rest replays; then the result is
-  /// overwritten by the next step.
+  /// images: [B, C, H, W] float32, labels: the task's, [B] or [B, H, W] int64, both on the device, B = the
+  /// configuration's batch divided by the number of processes; it is cut into optimizer.accumulation_steps equal parts.
+  /// Returns the mean loss [] of the batch, without waiting for it. With cuda_graph the first steps are eager and the
+  /// rest replays; then the result is overwritten by the next step.
   const at::Tensor& operator()(const at::Tensor& images, const at::Tensor& labels);
 
-  /// The mean loss [] of a batch as the step computes it, with its graph; `logits` (may be null) gets the output.
-  at::Tensor loss_of(const at::Tensor& images, const at::Tensor& labels, at::Tensor* logits = nullptr);
+  /// The mean loss [] of a batch as the step computes it, with its graph; `answer` (may be null) gets what
+  /// metrics.add() wants.
+  at::Tensor loss_of(const at::Tensor& images, const at::Tensor& labels, at::Tensor* answer = nullptr);
 
   TrainOptimizer& optimizer() { return optimizer_; }
   LossScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
@@ -49,8 +51,9 @@ class TrainStep {
   void compute(const at::Tensor& images, const at::Tensor& labels);
 
   const Config& config_;
+  std::unique_ptr<const Task> task_;
   models::Network& network_;
-  MetricSums& metrics_;
+  Meter& metrics_;
   c10::Device device_;
   at::ScalarType dtype_;
   TrainOptimizer optimizer_;

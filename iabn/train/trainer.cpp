@@ -1,7 +1,6 @@
 #include "iabn/train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -15,54 +14,44 @@
 #include "iabn/models/network.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
+#include "iabn/train/clock.h"
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/device_loader.h"
 #include "iabn/train/distributed.h"
-#include "iabn/train/evaluation.h"
 #include "iabn/train/interrupt.h"
 #include "iabn/train/job.h"
-#include "iabn/train/metrics.h"
 #include "iabn/train/run_folder.h"
 #include "iabn/train/run_log.h"
 #include "iabn/train/schedule.h"
 #include "iabn/train/snapshot.h"
 #include "iabn/train/step.h"
+#include "iabn/train/task.h"
+#include "iabn/train/weights.h"
 
 namespace iabn::train {
 namespace {
 
 namespace fs = std::filesystem;
 
-class Clock {
- public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
+// In TensorBoard: so many of each of about so many evaluations of a run.
+constexpr int64_t kPictures = 3, kPicturedEvaluations = 10;
 
 data::LoaderOptions loader_options(const Config& config, const TrainOptions& options, const World& world,
-                                   c10::Device device, data::Split split) {
-  const int64_t batch = config.optimizer.batch_size / world.size;
-  if (batch * world.size != config.optimizer.batch_size || batch % config.optimizer.accumulation_steps != 0) {
-    throw ConfigError("optimizer.batch_size: " + std::to_string(config.optimizer.batch_size) +
-                      " images of the whole job cannot be shared equally by " + std::to_string(world.size) +
-                      " processes in accumulation_steps = " + std::to_string(config.optimizer.accumulation_steps) +
-                      " parts; choose a multiple of " +
-                      std::to_string(world.size * config.optimizer.accumulation_steps));
-  }
-  data::LoaderOptions loader;
-  if (split == data::Split::val) loader = data::LoaderOptions::for_validation(batch, options.workers);
-  loader.batch_size = batch;
+                                   c10::Device device) {
+  data::LoaderOptions loader = train_loader_options(config, world, device);
   loader.workers = options.workers;
-  loader.seed = static_cast<uint64_t>(config.seed);
-  loader.channels_last = config.channels_last;
-  loader.pinned = device.is_cuda();
   loader.skip_corrupt = options.skip_corrupt;
-  loader.rank = world.rank;
-  loader.world_size = world.size;
   return loader;
+}
+
+EvaluationOptions evaluation_options(const Config& config, const TrainOptions& options, const World& world) {
+  EvaluationOptions result;
+  result.data = options.data;
+  result.batch_size = config.optimizer.batch_size / world.size;
+  result.workers = options.workers;
+  result.skip_corrupt = options.skip_corrupt;
+  return result;
 }
 
 // One run: the objects that training, evaluation and snapshots share.
@@ -76,11 +65,12 @@ class Run {
   void resume();
   bool stop();
   void describe();
-  bool run_epoch(Metrics& train, Metrics& val);
+  void set_scores(TrainResult& result) const;
+  bool run_epoch(Metrics& train, Evaluation& val);
   void train_epoch();
   void train_step(const DeviceBatch& batch);
-  bool evaluate(Metrics& result);
-  void finish_epoch(const Metrics& train, const Metrics& val);
+  bool evaluate(Evaluation& result);
+  void finish_epoch(const Metrics& train, const Evaluation& val);
   void report_skipped();
   void save(const char* name);
   void check_finite(double loss, const char* what = "loss") const;
@@ -88,25 +78,28 @@ class Run {
   ProgressState progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const;
   int64_t total_steps() const { return state_.epoch * train_loader_.batches() + state_.step; }
   fs::path checkpoint_path() const { return options_.log_dir / kCheckpointName; }
-  SnapshotParts parts() { return {config_, *network_, step_, metrics_, device_}; }
+  SnapshotParts parts() { return {config_, *network_, step_, *meter_, device_}; }
 
   const Config& config_;
   const TrainOptions& options_;
   const World& world_;
   c10::Device device_;
-  data::Loader train_loader_, val_loader_;
-  DeviceLoader train_data_, val_data_;
+  std::unique_ptr<const Task> task_;
+  data::Loader train_loader_;
+  DeviceLoader train_data_;
+  std::unique_ptr<Evaluator> evaluator_;
+  std::optional<fs::path> resume_from_;
   std::shared_ptr<models::Network> network_;
-  MetricSums metrics_;
+  std::vector<std::string> body_notes_;
+  std::unique_ptr<Meter> meter_;
   TrainStep step_;
   RunLog log_;
-  std::optional<fs::path> resume_from_;
   RunState state_;
   bool stopping_ = false;  // all processes have agreed
   std::unique_ptr<CsvLog> csv_;
   Clock since_snapshot_;
   double last_evaluation_seconds_ = 0;
-  double last_top1_ = 0;
+  Metrics last_evaluation_;
   std::set<std::string> skipped_;  // texts that have been printed
 };
 
@@ -115,30 +108,27 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       options_(options),
       world_(world),
       device_(prepare_device(config, world_.device_name(options.device))),
-      train_loader_(data::image_samples(open_checked_dataset(config, options.data, data::Split::train), config.input,
-                                        data::Split::train),
-                    loader_options(config, options, world_, device_, data::Split::train)),
-      val_loader_(data::image_samples(open_checked_dataset(config, options.data, data::Split::val), config.input,
-                                      data::Split::val),
-                  loader_options(config, options, world_, device_, data::Split::val)),
+      task_(make_task(config)),
+      train_loader_(task_->train_samples(options.data), loader_options(config, options, world_, device_)),
       train_data_(train_loader_, device_),
-      val_data_(val_loader_, device_),
+      evaluator_(task_->evaluator(evaluation_options(config, options, world_), world_, device_)),
+      resume_from_(snapshot_to_resume(checkpoint_path(), options.resume, options.resume_auto)),
       network_(build_network(config, device_)),
-      metrics_(device_),
-      step_(config, *network_, metrics_, device_, world_),
+      body_notes_(options.body && !resume_from_ ? load_body(*options.body, *network_, config, options.body_gamma)
+                                                : std::vector<std::string>()),
+      meter_(task_->meter(device_)),
+      step_(config, *network_, *meter_, device_, world_),
       log_(made_folder(options.log_dir), world_.rank, options.print_frequency) {
-  if (options_.resume_auto && fs::exists(checkpoint_path())) resume_from_ = checkpoint_path();
-  if (options_.resume) resume_from_ = *options_.resume;
   if (resume_from_) resume();
   check_same_job(world_, {to_json(config).dump(), resume_from_.has_value(), state_, train_loader_.samples().size(),
-                          val_loader_.samples().size()});
+                          evaluator_->images()});
   share_state(world_, parts(), state_);
   if (options_.evaluate_only) return;
   check_run_folder(checkpoint_path(), resume_from_);
   state_.train_images = train_loader_.samples().size();
   world_.any(false);  // nobody writes before all have looked
   if (!world_.first()) return;
-  csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", state_.epoch);
+  csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", task_->columns(), state_.epoch);
   log_.open_tensorboard(total_steps());
 }
 
@@ -157,7 +147,7 @@ void Run::resume() {
     log_.print("beginning epoch " + std::to_string(state_.epoch + 1) + " again");
     state_.step = 0;
     state_.epoch_seconds = 0;
-    metrics_.reset();
+    meter_->reset();
   }
   if (state_.step > train_loader_.batches()) {
     throw SnapshotError(resume_from_->string() + ": is damaged: step " + std::to_string(state_.step) +
@@ -170,8 +160,9 @@ void Run::describe() {
   for (const auto& parameter : network_->parameters()) weights += parameter.numel();
   log_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
              config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
-             std::to_string(train_loader_.samples().size()) + " training and " +
-             std::to_string(val_loader_.samples().size()) + " validation images");
+             std::to_string(train_loader_.samples().size()) + " training and " + std::to_string(evaluator_->images()) +
+             " validation images");
+  for (const std::string& note : body_notes_) log_.print("body: " + note);
 }
 
 TrainResult Run::train() {
@@ -182,7 +173,8 @@ TrainResult Run::train() {
   }
   TrainResult result;
   while (state_.epoch < config_.optimizer.schedule.epochs && result.interrupted_by == 0) {
-    Metrics train, val;
+    Metrics train;
+    Evaluation val;
     if (run_epoch(train, val)) {
       finish_epoch(train, val);
     } else {
@@ -191,10 +183,16 @@ TrainResult Run::train() {
       world_.any(false);  // a process that ends first would have the launcher stop rank 0
     }
   }
-  result.first_process = world_.first();
-  result.top1 = last_top1_;
-  result.best_top1 = state_.best_top1;
+  set_scores(result);
   return result;
+}
+
+void Run::set_scores(TrainResult& result) const {
+  result.first_process = world_.first();
+  result.best_top1 = state_.best_score;
+  result.score_label = meter_->values().percents.front().label;
+  if (last_evaluation_.percents.empty()) return;  // the run was complete already
+  result.top1 = last_evaluation_.score();
 }
 
 TrainResult Run::evaluate_only() {
@@ -202,29 +200,26 @@ TrainResult Run::evaluate_only() {
   if (!world_.group) interrupts.emplace();
   describe();
   TrainResult result;
-  Metrics val;
+  Evaluation val;
   if (!evaluate(val)) {
     result.interrupted_by = pending_interrupt();
     return result;
   }
-  char line[160];
-  std::snprintf(line, sizeof line, "val loss %.4f top1 %.2f %% top5 %.2f %% (%lld images), weights of epoch %lld",
-                val.loss, val.top1, val.top5, static_cast<long long>(val.images), static_cast<long long>(state_.epoch));
-  log_.print(line);
+  log_.print("val " + to_text(val.metrics) + " (" + std::to_string(val.metrics.images) + " images), weights of epoch " +
+             std::to_string(state_.epoch));
   report_skipped();
-  result.top1 = val.top1;
-  result.best_top1 = state_.best_top1;
+  set_scores(result);
   return result;
 }
 
 // False where it was interrupted.
-bool Run::run_epoch(Metrics& train, Metrics& val) {
+bool Run::run_epoch(Metrics& train, Evaluation& val) {
   const Clock clock;
   const double before = state_.epoch_seconds;
   bool complete = false;
   try {
     train_epoch();
-    train = metrics_.values(world_.group);
+    train = meter_->values(world_.group);
     check_finite(train.loss);
     complete = !stopping_ && !world_.any(pending_interrupt() != 0);
     // Several processes can't stop in an evaluation together: what is trained is safe before it.
@@ -260,7 +255,7 @@ void Run::train_epoch() {
     const bool log_step = state_.step % options_.print_frequency == 0 && state_.step < train_loader_.batches();
     const bool draw = log_.progress().due(state_.step);
     if (world_.first() && (log_step || draw)) {
-      const Metrics metrics = metrics_.values();
+      const Metrics metrics = meter_->values();
       check_finite(metrics.loss);
       if (draw) log_.progress().draw(progress_state(metrics, state_.step - first, clock.seconds()));
       if (log_step) log_.metrics("train", total_steps(), metrics);
@@ -293,50 +288,49 @@ void Run::train_step(const DeviceBatch& batch) {
 }
 
 // False where it was interrupted.
-bool Run::evaluate(Metrics& result) {
+bool Run::evaluate(Evaluation& result) {
   const Clock clock;
   share_statistics(world_, parts());  // all evaluate with those that the snapshot will hold
   const UseAverages averages(step_.averages());
-  const auto metrics = train::evaluate(
-      *network_, val_data_, device_, precision_dtype(config_.precision), /*crops=*/1,
-      [&] { return !world_.group && pending_interrupt() != 0; }, world_.group);
-  if (!metrics) return false;
-  result = *metrics;
-  check_finite(result.loss, "validation loss");
+  const int64_t epochs = config_.optimizer.schedule.epochs, left = epochs - state_.epoch - 1;
+  const bool pictured = csv_ && left % std::max<int64_t>(1, epochs / kPicturedEvaluations) == 0;
+  const auto stop = [&] { return !world_.group && pending_interrupt() != 0; };
+  auto evaluation = evaluator_->evaluate(*network_, stop, pictured ? kPictures : 0);
+  if (!evaluation) return false;
+  result = std::move(*evaluation);
+  last_evaluation_ = result.metrics;
+  check_finite(result.metrics.loss, "validation loss");
   last_evaluation_seconds_ = clock.seconds();
   return true;
 }
 
-void Run::finish_epoch(const Metrics& train, const Metrics& val) {
+void Run::finish_epoch(const Metrics& train, const Evaluation& val) {
   const double rate = step_.optimizer().learning_rate();
   const int64_t step = total_steps();
   ++state_.epoch;
   state_.step = 0;
-  if (csv_) csv_->append({state_.epoch, train, val, rate, state_.epoch_seconds});
+  if (csv_) csv_->append({state_.epoch, train, val.metrics, rate, state_.epoch_seconds});
   log_.metrics("train", step, train);
-  log_.metrics("val", step, val);
+  log_.evaluation(step, val);
   log_.learning_rate(step, rate);
   if (options_.weight_histograms) log_.weight_histograms(step, *network_);
-  char line[256];
-  std::snprintf(line, sizeof line,
-                "epoch %d/%d: train loss %.4f top1 %.2f %%, val loss %.4f top1 %.2f %% top5 %.2f %%, lr %.4g, %.1f s",
-                static_cast<int>(state_.epoch), static_cast<int>(config_.optimizer.schedule.epochs), train.loss,
-                train.top1, val.loss, val.top1, val.top5, rate, state_.epoch_seconds);
-  log_.print(line);
+  char end[80];
+  std::snprintf(end, sizeof end, ", lr %.4g, %.1f s", rate, state_.epoch_seconds);
+  log_.print("epoch " + std::to_string(state_.epoch) + "/" + std::to_string(config_.optimizer.schedule.epochs) +
+             ": train " + to_text(train, /*brief=*/true) + ", val " + to_text(val.metrics) + end);
   report_skipped();
-  last_top1_ = val.top1;
-  const bool best = val.top1 > state_.best_top1;
-  state_.best_top1 = std::max(state_.best_top1, val.top1);
+  const bool best = val.metrics.score() > state_.best_score;
+  state_.best_score = std::max(state_.best_score, val.metrics.score());
   state_.epoch_seconds = 0;
-  metrics_.reset();
+  meter_->reset();
   // A crash between the two repeats the epoch, which writes the best again; the other order could lose it.
   if (best) save(kBestName);
   save(kCheckpointName);
 }
 
 void Run::report_skipped() {
-  for (const auto* loader : {&train_loader_, &val_loader_}) {
-    for (const std::string& text : loader->skipped()) {
+  for (const auto& texts : {train_loader_.skipped(), evaluator_->skipped()}) {
+    for (const std::string& text : texts) {
       if (skipped_.insert(text).second) log_.print("skipped " + text);
     }
   }
@@ -375,7 +369,8 @@ ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, do
                           last_evaluation_seconds_ * static_cast<double>(epochs_after + 1);
   progress.wait_share = std::min(1.0, train_loader_.wait_seconds() / seconds);
   progress.loss = metrics.loss;
-  progress.top1 = metrics.top1;
+  progress.top1 = metrics.score();
+  progress.measure = metrics.percents.front().label;
   return progress;
 }
 
@@ -384,6 +379,10 @@ ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, do
 TrainResult train(const Config& config, const TrainOptions& options) {
   if (options.evaluate_only && !options.resume && !options.resume_auto) {
     throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet");
+  }
+  if (options.body && options.resume) {
+    throw std::invalid_argument("--body " + options.body->string() + " together with --resume " +
+                                options.resume->string() + ": the snapshot holds all weights; leave out one of them");
   }
   if (!options.evaluate_only) check_trainable(config);
   const World world = join_world(choose_device(options.device).type());

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "iabn/io/gamma.h"
 #include "iabn/train/config.h"
 
 namespace iabn::train {
@@ -17,16 +18,19 @@ inline constexpr const char* kCheckpointName = "checkpoint.pth.tar";
 inline constexpr const char* kBestName = "model_best.pth.tar";
 
 struct TrainOptions {
-  std::filesystem::path data;     // folder, see data/dataset.h
+  std::filesystem::path data;     // folder, see data/dataset.h and data/segmentation_folder.h
   std::filesystem::path log_dir;  // kCheckpointName, kBestName, log.csv, rank0.log, TensorBoard; made where missing
   /// Snapshot to continue; nullopt begins a new run, which log_dir must not hold already.
   std::optional<std::filesystem::path> resume;
-  bool resume_auto = false;        // continue the run that log_dir holds, or begin it
-  bool any_config = false;         // resume although the snapshot's configuration differs, saying how
-  bool evaluate_only = false;      // evaluate what `resume` holds, train nothing, write nothing but the log
-  std::string device = "auto";     // see choose_device
-  int64_t workers = 2;             // threads that prepare data
-  bool skip_corrupt = false;       // pass over images that cannot be decoded, naming them after each epoch
+  bool resume_auto = false;  // continue the run that log_dir holds, or begin it
+  /// Of segmentation: weights with which the body of a new run begins, see load_body(); not with `resume`.
+  std::optional<std::filesystem::path> body;
+  std::optional<io::Gamma> body_gamma;  // see WeightsOptions::gamma
+  bool any_config = false;              // resume although the snapshot's configuration differs, saying how
+  bool evaluate_only = false;           // evaluate what `resume` holds, train nothing, write nothing but the log
+  std::string device = "auto";          // see choose_device
+  int64_t workers = 2;                  // threads that prepare data
+  bool skip_corrupt = false;            // pass over images that cannot be decoded, naming them after each epoch
   int64_t print_frequency = 100;   // steps between two lines where stdout is no terminal, and two rows of TensorBoard
   double snapshot_minutes = 0;     // also save the state this often within an epoch; 0 = only after epochs
   bool weight_histograms = false;  // to TensorBoard after each epoch
@@ -34,8 +38,9 @@ struct TrainOptions {
 
 struct TrainResult {
   int interrupted_by = 0;  // signal number, 0 where the run is complete
-  double top1 = 0;         // percent, of the last evaluation
+  double top1 = 0;         // Metrics::score() of the last evaluation: top-1, or the mean IoU of segmentation
   double best_top1 = 0;
+  std::string score_label;    // what the two are called: "top1", "mIoU"
   bool first_process = true;  // of the job: who speaks
 };
 
@@ -55,7 +60,8 @@ class DivergedError : public std::runtime_error {
 /// cannot be read costs no finished step: the state is written before data::DataError leaves (in a job of several
 /// processes that of the last snapshot stays). Snapshots never hold
 /// weights that are not finite. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError,
-/// io::EventFileError, data::DataError, DivergedError, std::invalid_argument (device).
+/// io::EventFileError, data::DataError, DivergedError, WeightsError and io::CheckpointError (body),
+/// std::invalid_argument (device, body together with resume).
 TrainResult train(const Config& config, const TrainOptions& options);
 
 }  // namespace iabn::train

@@ -1,35 +1,61 @@
 #include "iabn/train/validator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <stdexcept>
 #include <utility>
 
-#include <ATen/ATen.h>
-
-#include "iabn/data/loader.h"
 #include "iabn/models/network.h"
+#include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
 #include "iabn/train/device.h"
-#include "iabn/train/device_loader.h"
 #include "iabn/train/distributed.h"
-#include "iabn/train/evaluation.h"
 #include "iabn/train/interrupt.h"
-#include "iabn/train/precision.h"
+#include "iabn/train/task.h"
 
 namespace iabn::train {
-
 namespace {
 
-Metrics validate_share(const World& world, Config config, const ValidateOptions& options) {
+void apply(const ValidateOptions& options, Config& config) {
+  if (config.task != "classification" && (options.scale || options.crop || options.ten_crops)) {
+    throw std::invalid_argument("scale, crop and ten crops are for classification; segmentation has scales and flip");
+  }
   config.cuda_graph = false;  // of training
-  const c10::Device device = prepare_device(config, world.device_name(options.device));
   if (options.scale) config.input.scale_val = *options.scale;
   if (options.crop) config.input.crop_val = *options.crop;
   config.input.ten_crops_val = options.ten_crops;
   config.network.gamma = "signed";  // legacy weights are read as such
+}
+
+EvaluationOptions evaluation_options(const ValidateOptions& options, const Config& config, const World& world) {
   const int64_t crops = options.ten_crops ? 10 : 1;
-  const int64_t batch =
+  EvaluationOptions result;
+  result.data = options.data;
+  result.split = options.split;
+  result.batch_size =
       options.batch_size.value_or(std::max<int64_t>(1, config.optimizer.batch_size / world.size / crops));
+  result.workers = options.workers;
+  result.skip_corrupt = options.skip_corrupt;
+  result.scales = options.scales;
+  result.flip = options.flip;
+  return result;
+}
+
+void print_classes(const std::vector<ClassResult>& classes) {
+  size_t width = 5;
+  for (const ClassResult& result : classes) width = std::max(width, result.name.size());
+  if (!classes.empty()) std::printf("%-*s  %7s  %12s\n", static_cast<int>(width), "class", "IoU", "pixels");
+  for (const ClassResult& result : classes) {
+    char iou[16] = "-";
+    if (std::isfinite(result.iou)) std::snprintf(iou, sizeof iou, "%.2f %%", result.iou);
+    std::printf("%-*s  %7s  %12lld\n", static_cast<int>(width), result.name.c_str(), iou,
+                static_cast<long long>(result.pixels));
+  }
+}
+
+Evaluation validate_share(const World& world, const Config& config, const ValidateOptions& options) {
+  const c10::Device device = prepare_device(config, world.device_name(options.device));
 
   const auto network = build_network(config, device);
   WeightsOptions weights = options.weights;
@@ -38,44 +64,38 @@ Metrics validate_share(const World& world, Config config, const ValidateOptions&
     if (world.first()) std::printf("%s\n", note.c_str());
   }
 
-  const auto dataset = open_checked_dataset(config, options.data, data::Split::val);
-  auto loader_options = data::LoaderOptions::for_validation(batch, options.workers);
-  loader_options.channels_last = config.channels_last;
-  loader_options.pinned = device.is_cuda();
-  loader_options.skip_corrupt = options.skip_corrupt;
-  loader_options.rank = world.rank;
-  loader_options.world_size = world.size;
-  data::Loader loader(data::image_samples(dataset, config.input, data::Split::val), loader_options);
-  DeviceLoader batches(loader, device);
+  const auto task = make_task(config);
+  const auto evaluator = task->evaluator(evaluation_options(options, config, world), world, device);
   if (world.first()) {
-    std::printf("%s (%s, %s) on %s, %lld images, scale %lld, crop %lld%s\n", config.network.arch.c_str(),
-                config.network.bn_mode.c_str(), config.network.activation.c_str(), device.str().c_str(),
-                static_cast<long long>(dataset->size()), static_cast<long long>(config.input.scale_val),
-                static_cast<long long>(config.input.crop_val), options.ten_crops ? ", ten crops" : "");
+    std::printf("%s (%s, %s) on %s, %lld images, %s\n", config.network.arch.c_str(), config.network.bn_mode.c_str(),
+                config.network.activation.c_str(), device.str().c_str(), static_cast<long long>(evaluator->images()),
+                evaluator->description().c_str());
     std::fflush(stdout);
   }
 
   std::optional<InterruptGuard> interrupts;  // of several processes, each may end at once
   if (!world.group) interrupts.emplace();
-  const auto metrics = evaluate(
-      *network, batches, device, precision_dtype(config.precision), crops,
-      [&] { return !world.group && pending_interrupt() != 0; }, world.group);
-  for (const std::string& text : loader.skipped()) std::printf("skipped %s\n", text.c_str());
-  if (!metrics) throw Interrupted(pending_interrupt());
+  auto evaluation = evaluator->evaluate(*network, [&] { return !world.group && pending_interrupt() != 0; });
+  for (const std::string& text : evaluator->skipped()) std::printf("skipped %s\n", text.c_str());
+  if (!evaluation) throw Interrupted(pending_interrupt());
   if (world.first()) {
-    std::printf("loss %.4f top1 %.2f %% top5 %.2f %% (%lld images)\n", metrics->loss, metrics->top1, metrics->top5,
-                static_cast<long long>(metrics->images));
+    print_classes(evaluation->classes);
+    std::printf("%s (%lld images)\n", to_text(evaluation->metrics).c_str(),
+                static_cast<long long>(evaluation->metrics.images));
+    if (options.json) replace_file(*options.json, to_json_text(*evaluation));
   }
-  return *metrics;
+  return std::move(*evaluation);
 }
 
 }  // namespace
 
-Metrics validate(Config config, const ValidateOptions& options) {
+Evaluation validate(Config config, const ValidateOptions& options) {
+  apply(options, config);
+  if (options.json) check_replaceable(*options.json);
   const World world = join_world(choose_device(options.device).type());
-  const Metrics metrics = world.run([&] { return validate_share(world, std::move(config), options); });
+  Evaluation evaluation = world.run([&] { return validate_share(world, config, options); });
   world.leave();
-  return metrics;
+  return evaluation;
 }
 
 }  // namespace iabn::train

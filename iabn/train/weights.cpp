@@ -10,6 +10,7 @@
 #include "iabn/io/tensors.h"
 #include "iabn/models/nearest.h"
 #include "iabn/models/network.h"
+#include "iabn/models/segmentation_network.h"
 #include "iabn/nn/state_dict.h"
 
 namespace iabn::train {
@@ -69,9 +70,11 @@ bool use_averages(io::Value& root) {
   return true;
 }
 
+bool is_classifier(const std::string& key) { return key.starts_with("classifier.") || key.starts_with("fc."); }
+
 // load_weights of a file that has been read.
 std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint checkpoint, models::Network& network,
-                              const WeightsOptions& options) {
+                              const WeightsOptions& options, bool without_classifier) {
   const at::NoGradGuard no_grad;
   std::vector<std::string> notes;
   for (const std::string& record : checkpoint.suspicious_records) {
@@ -86,15 +89,26 @@ std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint 
                     : info.gamma
                         ? "as the file says"
                         : "the file does not say, so the given configuration's bn_mode decides; --gamma overrides";
-  if (gamma == io::Gamma::kLegacy) {
-    io::convert_gamma(checkpoint.root, io::Gamma::kLegacy, io::Gamma::kSigned, options.eps);
-    notes.push_back(std::string("legacy gamma, |weight| + eps (") + why + "), read as signed gamma");
+  std::string note =
+      std::string(gamma == io::Gamma::kLegacy ? "legacy gamma, |weight| + eps (" : "signed gamma (") + why;
+  if (gamma != options.network_gamma) {
+    io::convert_gamma(checkpoint.root, gamma, options.network_gamma, options.eps);
+    note += std::string("), read as ") + io::name_of(options.network_gamma) + " gamma";
   } else {
-    notes.push_back(std::string("signed gamma (") + why + ")");
+    note += ")";
   }
+  notes.push_back(std::move(note));
 
   std::map<std::string, at::Tensor> file;
-  for (const auto& [key, tensor] : io::state_dict(checkpoint.root).tensors) file[key] = io::to_at(tensor);
+  std::string left_out;
+  for (const auto& [key, tensor] : io::state_dict(checkpoint.root).tensors) {
+    if (without_classifier && is_classifier(key)) {
+      left_out += (left_out.empty() ? "" : ", ") + key;
+    } else {
+      file[key] = io::to_at(tensor);
+    }
+  }
+  if (!left_out.empty()) notes.push_back("left out of " + path.string() + ": " + left_out);
   const nn::NamedTensors weights = nn::state_dict(network);
   const Mismatches mismatches = compare(weights, file);
   if (!mismatches.none()) {
@@ -108,6 +122,15 @@ std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint 
   return notes;
 }
 
+std::vector<std::string> load(const std::filesystem::path& path, io::Checkpoint checkpoint, models::Network& network,
+                              const WeightsOptions& options, bool without_classifier) {
+  try {
+    return fill(path, std::move(checkpoint), network, options, without_classifier);
+  } catch (const io::CheckpointError& error) {
+    throw WeightsError(path.string() + ": " + error.what());
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> load_weights(const std::filesystem::path& path, models::Network& network,
@@ -117,11 +140,18 @@ std::vector<std::string> load_weights(const std::filesystem::path& path, models:
 
 std::vector<std::string> load_weights(const std::filesystem::path& path, io::Checkpoint checkpoint,
                                       models::Network& network, const WeightsOptions& options) {
-  try {
-    return fill(path, std::move(checkpoint), network, options);
-  } catch (const io::CheckpointError& error) {
-    throw WeightsError(path.string() + ": " + error.what());
-  }
+  return load(path, std::move(checkpoint), network, options, /*without_classifier=*/false);
+}
+
+std::vector<std::string> load_body(const std::filesystem::path& path, models::Network& network, const Config& config,
+                                   std::optional<io::Gamma> gamma) {
+  auto* segmentation = dynamic_cast<models::SegmentationNetwork*>(&network);
+  if (segmentation == nullptr) throw std::invalid_argument("body " + path.string() + ": only segmentation has a body");
+  WeightsOptions options;
+  options.gamma = gamma;
+  options.bn_mode = config.network.bn_mode;
+  options.network_gamma = *io::gamma_from_name(config.network.gamma);
+  return load(path, io::load_checkpoint(path), segmentation->body(), options, /*without_classifier=*/true);
 }
 
 }  // namespace iabn::train

@@ -115,6 +115,7 @@ TEST_F(Program, HelpAndVersionEverywhere) {
                                                                                        {"bench", "network"},
                                                                                        {"bench", "loader"},
                                                                                        {"convert"},
+                                                                                       {"predict"},
                                                                                        {"models"},
                                                                                        {"doctor"}}) {
     std::vector<std::string> arguments = command;
@@ -131,7 +132,8 @@ TEST_F(Program, AWrongCommandLineIsExitCodeTwo) {
   EXPECT_EQ(run({"trian"}), 2);
   EXPECT_THAT(
       stderr_text(),
-      HasSubstr("unknown command \"trian\" (did you mean \"train\"?); commands: train, validate, bench, convert, "));
+      HasSubstr(
+          "unknown command \"trian\" (did you mean \"train\"?); commands: train, validate, predict, bench, convert, "));
   EXPECT_EQ(run({"train"}), 2);
   EXPECT_THAT(stderr_text(), AllOf(HasSubstr("CONFIG is required"), HasSubstr("see iabn train --help")));
   EXPECT_EQ(run({"bench", "layer", "--shapes", "32xx5"}), 2);

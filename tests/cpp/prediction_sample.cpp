@@ -1,10 +1,11 @@
 // A Predictor with a network that tests/python/test_prediction.py can recompute. Arguments: PICTURE FUSION FLIP
 // LONGEST_SIDE WINDOW STRIDE SCALE... To stdout go height and width as text, a line break, the labels (uint8) and the
-// confidence (float32).
+// confidence (float32); to stderr the process's peak memory in KiB.
 
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <string>
 
 #include <torch/torch.h>
@@ -40,6 +41,13 @@ class Sampler : public models::Network {
   torch::Tensor weight_, bias_;
 };
 
+void report_peak() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    if (word == "VmHWM:" && status >> word) std::fprintf(stderr, "%s\n", word.c_str());
+  }
+}
+
 void run(int argc, char** argv) {
   const std::string picture = argv[1];
   segmentation::PredictorOptions options;
@@ -62,6 +70,7 @@ void run(int argc, char** argv) {
 int main(int argc, char** argv) try {
   if (argc < 7) throw std::invalid_argument("arguments are missing");
   run(argc, argv);
+  report_peak();
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "prediction_sample: %s\n", error.what());

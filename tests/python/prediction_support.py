@@ -29,8 +29,8 @@ def make_work(folder):
     return folder, network
 
 
-def run(*arguments, code=0, **options):
-    command = [built.program("iabn"), "predict", *map(str, arguments), "--device", "cpu", "--threads", "1"]
+def run(*arguments, code=0, device="cpu", **options):
+    command = [built.program("iabn"), "predict", *map(str, arguments), "--device", device, "--threads", "1"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert process.returncode == code, process.stdout + process.stderr
     return process.stdout if code == 0 else process.stderr

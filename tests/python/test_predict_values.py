@@ -164,6 +164,26 @@ def test_half_precision_agrees_nearly_everywhere(work, written, tmp_path, precis
     assert min(same) > 0.97
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("fusion", ["mean", "voting", "max"])
+@pytest.mark.parametrize("options", [["--precision", "float32"], ["--window", 32], []])
+def test_the_gpu_gives_the_cpus_classes(work, tmp_path, fusion, options):
+    """Convolutions may round to TensorFloat-32 or float16: nearly everywhere."""
+    folder = work[0]
+    window = options if "--window" in options else []
+    common = ("--fusion-mode", fusion, "--flip", "--output-mode", "prob")
+    run(folder / "snapshot.pth.tar", folder / "pictures", tmp_path / "cpu", *common, *window)
+    run(folder / "snapshot.pth.tar", folder / "pictures", tmp_path / "gpu", *common, *options, device="cuda")
+    for name in ("a.png", "b.jpg", "C.JPEG"):
+        labels, confidence = (
+            [png(tmp_path / device / output_name(name).replace(".png", end), "L") for device in ("cpu", "gpu")]
+            for end in (".png", "_prob.png")
+        )
+        same = labels[0] == labels[1]
+        assert same.mean() > 0.97
+        assert np.abs(confidence[0].astype(int) - confidence[1])[same].max() <= 10
+
+
 def test_the_originals_snapshot_of_mapillary_vistas(tmp_path):
     """Its keys and its architecture at full size, with random weights: in-place layers of legacy gamma, its mean and
     standard deviation, its longest side and its colours."""

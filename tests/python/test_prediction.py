@@ -22,9 +22,15 @@ def picture(tmp_path_factory):
     return path
 
 
-def predict(path, fusion="mean", flip=False, longest_side=0, window=0, stride=4, scales=(1,)):
+def sample(path, fusion="mean", flip=False, longest_side=0, window=0, stride=4, scales=(1,)):
+    """stdout of prediction_sample, and its peak memory in bytes."""
     command = [built.program("prediction_sample"), path, fusion, int(flip), longest_side, window, stride, *scales]
-    output = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    process = subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=100)
+    return process.stdout, int(process.stderr) * 1024
+
+
+def predict(path, *arguments, **options):
+    output, _ = sample(path, *arguments, **options)
     header, output = output.split(b"\n", 1)
     height, width = map(int, header.split())
     labels = np.frombuffer(output[: height * width], np.uint8).reshape(height, width)
@@ -150,17 +156,17 @@ def test_a_tied_vote_goes_to_the_lowest_class(picture):
 def test_a_scaled_picture_comes_back_by_nearest_neighbour(picture, longest_side):
     with Image.open(picture) as image:
         size = (longest_side, image.height * longest_side // image.width)
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        close = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
         whole = image.size
+    # What test_images.py compares with Pillow over many pictures: its values, to 1.
+    line = f"3 0 0 0 0 {size[1]} {size[0]} 0 {picture}\n"
+    resized = subprocess.run([built.program("image_sample")], input=line.encode(), capture_output=True, check=True)
+    pixels = np.frombuffer(resized.stdout.split(b"\n", 1)[1], np.uint8).reshape(close.shape)
+    assert np.abs(pixels.astype(int) - close).max() <= 1
     labels, confidence, margin = expected(pixels, "mean", (1,), False, stride=1)
     back = [np.asarray(Image.fromarray(map).resize(whole, Image.Resampling.NEAREST)) for map in (
         labels.astype(np.uint8), confidence.astype(np.float32), margin.astype(np.float32))]  # fmt: skip
-    got = predict(picture, longest_side=longest_side, stride=1)
-    # The 8-bit pixels are within 1 of Pillow's (test_images.py), which moves a score by less than 0.05 here.
-    sure = back[2] > 0.1
-    assert sure.mean() > 0.7
-    assert np.array_equal(got[0][sure], back[0][sure])
-    assert np.abs(got[1] - back[1]).max() < 0.05
+    assert_agrees(predict(picture, longest_side=longest_side, stride=1), back)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 2), (33, 64)])
@@ -200,6 +206,27 @@ def test_huge_pictures_are_tiled_by_themselves(tmp_path):
     automatic, by_hand, whole = (predict(tmp_path / "huge.png", window=w, stride=8) for w in (-1, 2880, 0))
     assert np.array_equal(automatic[0], by_hand[0])
     assert not np.array_equal(automatic[1], whole[1])
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    small = Image.fromarray(np.random.default_rng(4).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    small.resize((3000, 2000), Image.Resampling.NEAREST).save(path, compress_level=1)
+    return path
+
+
+@pytest.mark.parametrize("fusion", ["mean", "voting", "max"])
+def test_memory_does_not_grow_with_the_number_of_views(large, fusion):
+    """Scores at the picture's size would be 120 MB for each of the ten further views; their logits are 2."""
+    few, many = (sample(large, fusion, True, stride=8, scales=(1,) * count)[1] for count in (1, 6))
+    assert many - few < 60e6
+
+
+def test_tiles_bound_the_memory(large):
+    """float32 values of the whole picture and its mirror image are 144 MB; of a tile less than 2."""
+    whole, tiled = (sample(large, "mean", True, stride=8, window=window)[1] for window in (0, 256))
+    assert whole - tiled > 100e6
 
 
 @pytest.mark.parametrize(

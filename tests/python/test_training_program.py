@@ -88,6 +88,15 @@ def test_validate_repeats_the_last_evaluation(run, snapshot):
     assert "signed gamma (as the file says)" in output
 
 
+def test_validate_writes_its_result_as_json(run):
+    output = run(
+        "validate", "config.json", "logs/checkpoint.pth.tar", "data", "--device", "cpu", "--json", "result.json"
+    )
+    result = json.loads((run.folder / "result.json").read_text())
+    assert list(result) == ["images", "loss", "top1", "top5"] and result["images"] == 14
+    assert f"loss {result['loss']:.4f} top1 {result['top1']:.2f} % top5 {result['top5']:.2f} %" in output
+
+
 def test_validate_takes_ten_crops_other_modes_and_safetensors(run):
     run("convert", "logs/checkpoint.pth.tar", "weights.safetensors")
     standard = json.loads(json.dumps(CONFIG))
