@@ -213,6 +213,13 @@ TEST(Config, TheDemoConfigurationIsRead) {
   EXPECT_EQ(config.network.classes, 10);
 }
 
+TEST(Config, TheRecipesOfCamVidDifferInTheNormAlone) {
+  Config in_place = load_config("configs/camvid/resnet34_inplace.json");
+  EXPECT_EQ(in_place.network.classes, 11);
+  in_place.network.bn_mode = "standard";
+  EXPECT_EQ(to_json(in_place), to_json(load_config("configs/camvid/resnet34_standard.json")));
+}
+
 ScheduleConfig schedule(const char* type, const char* mode, double gamma) {
   ScheduleConfig result;
   result.type = type;
