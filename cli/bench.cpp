@@ -11,6 +11,7 @@ void add_bench(CLI::App& app, Run& run) {
   command->require_subcommand(1);
   add_bench_layer(*command, run);
   add_bench_network(*command, run);
+  add_bench_fit(*command, run);
   add_bench_loader(*command, run);
 }
 

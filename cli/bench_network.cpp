@@ -17,13 +17,12 @@
 
 #include "cli/bench_support.h"
 #include "cli/commands.h"
+#include "cli/training_bench.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/memory_meter.h"
-#include "iabn/train/step.h"
-#include "iabn/train/task.h"
 
 namespace iabn::cli {
 namespace {
@@ -38,54 +37,6 @@ struct Arguments {
   bool cuda_graph = false;
 };
 
-// A network in training with one fixed batch.
-class Bench {
- public:
-  Bench(train::Config config, const std::string& bn_mode, c10::Device device)
-      : config_(with_mode(std::move(config), bn_mode)),
-        network_(train::build_network(config_, device)),
-        task_(train::make_task(config_)),
-        meter_(task_->meter(device)),
-        step_(config_, *network_, *meter_, device) {
-    const int64_t batch = config_.optimizer.batch_size, side = config_.input.crop_train;
-    images_ = at::randn({batch, config_.input.channels, side, side}).to(device);
-    if (config_.channels_last) images_ = images_.contiguous(at::MemoryFormat::ChannelsLast);
-    labels_ = at::randint(config_.network.classes, task_->label_sizes(batch), at::kLong).to(device);
-    network_->train();
-  }
-
-  at::Tensor forward() {
-    step_.optimizer().zero_grad();
-    return step_.loss_of(images_, labels_);
-  }
-  void backward(const at::Tensor& loss) {
-    loss.backward();
-    step_.optimizer().step();
-  }
-  void step() { step_(images_, labels_); }
-  /// Bytes of the copies that autocast makes of the weights and backward keeps: no activations.
-  int64_t weight_copies() const {
-    int64_t bytes = 0;
-    for (const auto& parameter : network_->parameters()) bytes += parameter.dim() >= 2 ? 2 * parameter.numel() : 0;
-    return config_.precision == "float32" ? 0 : bytes;
-  }
-
- private:
-  static train::Config with_mode(train::Config config, const std::string& bn_mode) {
-    config.network.bn_mode = bn_mode;
-    // The same function on both sides: legacy gamma exists in place only.
-    config.network.gamma = "signed";
-    return config;
-  }
-
-  train::Config config_;
-  std::shared_ptr<models::Network> network_;
-  std::unique_ptr<const train::Task> task_;
-  std::unique_ptr<train::Meter> meter_;
-  train::TrainStep step_;
-  at::Tensor images_, labels_;
-};
-
 struct Figures {
   int64_t held = 0, peak = 0;
   Spread step_ms;
@@ -95,7 +46,7 @@ void measure_memory(train::Config config, const std::string& bn_mode, c10::Devic
   config.cuda_graph = false;  // its memory is the step's peak, always held
   config.optimizer.accumulation_steps = 1;
   train::MemoryMeter meter(device);
-  Bench bench(config, bn_mode, device);
+  TrainingBench bench(config, bn_mode, device);
   for (int i = 0; i < kWarmUpSteps; ++i) bench.step();
   // The gradients of the last step go with forward()'s zero_grad; they are not this step's.
   const int64_t with_gradients = meter.current();
@@ -115,7 +66,7 @@ void measure_memory(train::Config config, const std::string& bn_mode, c10::Devic
 }
 
 void measure_time(const train::Config& config, c10::Device device, int steps, Figures& standard, Figures& in_place) {
-  Bench standard_bench(config, "standard", device), in_place_bench(config, "inplace", device);
+  TrainingBench standard_bench(config, "standard", device), in_place_bench(config, "inplace", device);
   std::vector<double> standard_ms, in_place_ms;
   for (int i = -kWarmUpSteps; i < steps; ++i) {
     const double a = time_each(device, {[&] { standard_bench.step(); }}).front();

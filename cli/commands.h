@@ -30,6 +30,7 @@ void add_models(CLI::App& app, Run& run);
 // Of `bench`.
 void add_bench_layer(CLI::App& app, Run& run);
 void add_bench_network(CLI::App& app, Run& run);
+void add_bench_fit(CLI::App& app, Run& run);
 void add_bench_loader(CLI::App& app, Run& run);
 
 }  // namespace iabn::cli

@@ -38,6 +38,23 @@ class ImageSamples final : public Samples {
   const Transform transform_;
 };
 
+class RepeatedSamples final : public Samples {
+ public:
+  RepeatedSamples(std::shared_ptr<const Samples> samples, int64_t times)
+      : samples_(std::move(samples)), times_(times), once_(samples_->size()) {}
+
+  int64_t size() const override { return times_ * once_; }
+  SampleShape shape() const override { return samples_->shape(); }
+  std::string name(int64_t index) const override { return samples_->name(index % once_); }
+  void read(int64_t index, const Random& random, bool channels_last, float* images, int64_t* labels) const override {
+    samples_->read(index % once_, random, channels_last, images, labels);
+  }
+
+ private:
+  const std::shared_ptr<const Samples> samples_;
+  const int64_t times_, once_;
+};
+
 }  // namespace
 
 int64_t SampleShape::label_numbers() const {
@@ -55,6 +72,12 @@ std::shared_ptr<const Samples> image_samples(std::shared_ptr<const Dataset> data
                         std::to_string(input.channels) + "; use the same options for both");
   }
   return std::make_shared<ImageSamples>(std::move(dataset), input, transforms);
+}
+
+std::shared_ptr<const Samples> repeated_samples(std::shared_ptr<const Samples> samples, int64_t times) {
+  if (times < 1) throw DataError("loader", "repeat", "must be at least 1, got " + std::to_string(times));
+  if (times == 1) return samples;
+  return std::make_shared<RepeatedSamples>(std::move(samples), times);
 }
 
 }  // namespace iabn::data

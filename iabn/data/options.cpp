@@ -70,6 +70,9 @@ void InputOptions::validate() const {
     throw DataError("input", "padding",
                     "must be 0 to " + std::to_string(kMaxSide) + ", got " + std::to_string(padding));
   }
+  if (repeat_train < 1 || repeat_train > 1'000'000) {
+    throw DataError("input", "repeat_train", "must be 1 to 1000000, got " + std::to_string(repeat_train));
+  }
   check_per_channel("mean", mean, channels);
   check_per_channel("std", std, channels);
   for (const double value : std) {

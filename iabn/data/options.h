@@ -31,6 +31,7 @@ struct InputOptions {
   int64_t channels = 3;  ///< 3 = RGB, 1 = grey; files are converted either way
   Augmentation augmentation = Augmentation::random_resized_crop;
   int64_t padding = 4;              ///< of pad_crop
+  int64_t repeat_train = 1;         ///< how often an epoch goes over the training images
   bool scaled_decode = false;       ///< JPEG files no larger than needed; faster, other pixel values
   int64_t scale_train = -1;         ///< length of the shorter side before the augmentation; -1 = as it is
   int64_t crop_train = 224;         ///< side of the square that training sees

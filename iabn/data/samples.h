@@ -47,4 +47,8 @@ class Samples {
 std::shared_ptr<const Samples> image_samples(std::shared_ptr<const Dataset> dataset, const InputOptions& input,
                                              Split transforms);
 
+/// The samples `times` over: sample i is sample i % size() of `samples`, whose random choices are its own each time.
+/// Throws DataError where times is below 1.
+std::shared_ptr<const Samples> repeated_samples(std::shared_ptr<const Samples> samples, int64_t times);
+
 }  // namespace iabn::data

@@ -143,6 +143,7 @@ data::InputOptions read_input(ConfigSection section) {
   section.read("channels", input.channels);
   section.read_choice("augmentation", augmentation, {"random_resized_crop", "pad_crop", "flip", "none"});
   section.read("padding", input.padding);
+  section.read("repeat_train", input.repeat_train);
   section.read("scaled_decode", input.scaled_decode);
   section.read("scale_train", input.scale_train);
   section.read("crop_train", input.crop_train);

@@ -87,6 +87,7 @@ json to_json(const Config& config) {
                   {{"channels", input.channels},
                    {"augmentation", std::string(data::to_string(input.augmentation))},
                    {"padding", input.padding},
+                   {"repeat_train", input.repeat_train},
                    {"scaled_decode", input.scaled_decode},
                    {"scale_train", input.scale_train},
                    {"crop_train", input.crop_train},

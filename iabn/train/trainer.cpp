@@ -109,7 +109,8 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       world_(world),
       device_(prepare_device(config, world_.device_name(options.device))),
       task_(make_task(config)),
-      train_loader_(task_->train_samples(options.data), loader_options(config, options, world_, device_)),
+      train_loader_(data::repeated_samples(task_->train_samples(options.data), config.input.repeat_train),
+                    loader_options(config, options, world_, device_)),
       train_data_(train_loader_, device_),
       evaluator_(task_->evaluator(evaluation_options(config, options, world_), world_, device_)),
       resume_from_(snapshot_to_resume(checkpoint_path(), options.resume, options.resume_auto)),
@@ -160,8 +161,8 @@ void Run::describe() {
   for (const auto& parameter : network_->parameters()) weights += parameter.numel();
   log_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
              config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
-             std::to_string(train_loader_.samples().size()) + " training and " + std::to_string(evaluator_->images()) +
-             " validation images");
+             std::to_string(train_loader_.samples().size() / config_.input.repeat_train) + " training and " +
+             std::to_string(evaluator_->images()) + " validation images");
   for (const std::string& note : body_notes_) log_.print("body: " + note);
 }
 
