@@ -2,8 +2,8 @@
 
 wider_resnet38_a2 with DeepLabV3 and 65 classes, random weights, 2048 pixels on the longest side, the picture and its
 mirror image, fp16, channels-last. Both read JPEG files ahead in `--workers` threads or processes and write PNG files
-behind; the time runs from the first file to the last, without start and loading. Memory is what nvidia-smi shows for the
-first GPU at most, less what it showed before: each side runs alone in a process of its own, in turns.
+behind; the time runs from the first file to the last, without start and loading. Memory is what nvidia-smi shows for
+the first GPU at most, less what it showed before: each side runs alone in a process of its own, in turns.
 
   python benchmarks/predict_torch.py build/cuda/bin/iabn PICTURES --csv rows.csv
 """
