@@ -26,7 +26,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "python"))
 from compare_torch import COLUMNS, driver_version, quantiles
-from segmentation_support import NormAct, Segmenter, WiderBody, save_vistas
+from segmentation_support import Head, NormAct, Segmenter, WiderBody, save_vistas
 
 SIDE = 2048
 MEAN, STD = (0.41738699, 0.45732192, 0.46886091), (0.25685097, 0.26509955, 0.29067996)
@@ -52,6 +52,16 @@ class Pictures(torch.utils.data.Dataset):
         return torch.from_numpy(np.array(image)), size, self.paths[index].stem
 
 
+def head_with_window(self, x):
+    """As in the original package: the average of a window of 84 x 84 pixels, repeated at the borders."""
+    y = self.red_conv(self.map_bn(torch.cat([branch(x) for branch in self.map_convs], 1)))
+    height, width = min(84, x.shape[2]), min(84, x.shape[3])
+    pool = functional.avg_pool2d(x, (height, width), stride=1)
+    borders = ((width - 1) // 2, width // 2, (height - 1) // 2, height // 2)
+    pool = self.global_pooling_conv(functional.pad(pool, borders, mode="replicate"))
+    return self.red_bn(y + self.pool_red_conv(self.global_pooling_bn(pool)))
+
+
 def norm_act_in_place(self, x):
     y = functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
     return functional.leaky_relu_(y, self.slope)
@@ -59,7 +69,7 @@ def norm_act_in_place(self, x):
 
 @torch.inference_mode()
 def predict_in_torch(weights, pictures, out, workers):
-    NormAct.forward = norm_act_in_place
+    NormAct.forward, Head.forward = norm_act_in_place, head_with_window
     model = network()
     parts = torch.load(weights, weights_only=True)["state_dict"]
     for name, part in parts.items():
