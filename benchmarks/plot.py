@@ -20,7 +20,20 @@ from matplotlib.ticker import MaxNLocator
 
 HERE = Path(__file__).parent
 RESULTS = [HERE / "results" / name for name in ("compare_h100.csv", "layer_h100.csv")]
-CURVES = HERE / "results" / "cifar10_h100.csv"
+CURVES = {
+    "cifar10.svg": (
+        HERE / "results" / "cifar10_h100.csv",
+        "val_top1",
+        "CIFAR-10 (JPEG), bf16, three seeds each",
+        "validation accuracy, %",
+    ),
+    "camvid.svg": (
+        HERE / "results" / "camvid_h100.csv",
+        "val_miou",
+        "CamVid 480x360, bf16, three seeds each",
+        "validation mean IoU, %",
+    ),
+}
 SHAPES = [
     "128x64x112x112",
     "128x256x56x56",
@@ -149,21 +162,21 @@ def draw_networks(rows):
     return draw(groups, title, "time, as a multiple of InPlace-ABN's", 2, (1, "InPlace-ABN"), rows)
 
 
-def draw_cifar10(path):
-    """Validation accuracy of the runs of train_cifar10.py."""
+def draw_curves(path, metric, title, label):
+    """A value by epoch of the runs of train_cifar10.py or train_camvid.py."""
     curves = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row["metric"] == "val_top1":
+            if row["metric"] == metric:
                 curves.setdefault(row["variant"], []).append(float(row["p50"]))
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     labels = {"standard": ("BatchNorm, leaky ReLU", "#aa3333"), "inplace": ("InPlace-ABN", "#22aa66")}
     for variant, values in curves.items():
         text, color = labels[variant.split()[0]]
-        label = text if variant.endswith("seed 1") else None
-        axes.plot(range(1, len(values) + 1), values, color=color, label=label, linewidth=1)
-    axes.set(xlabel="epoch", ylabel="validation accuracy, %", title="CIFAR-10 (JPEG), bf16, three seeds each")
+        name = text if variant.endswith("seed 1") else None
+        axes.plot(range(1, len(values) + 1), values, color=color, label=name, linewidth=1)
+    axes.set(xlabel="epoch", ylabel=label, title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -190,7 +203,8 @@ def main():
         if figure:
             save(figure, options.out / name)
         print(f"{name}: {'written' if figure else 'left out, no file has its rows'}")
-    save(draw_cifar10(CURVES), options.out / "cifar10.svg")
+    for name, (path, *text) in CURVES.items():
+        save(draw_curves(path, *text), options.out / name)
 
 
 if __name__ == "__main__":
