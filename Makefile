@@ -11,7 +11,9 @@ help:
 	@echo "make clean   remove build/"
 	@echo "IABN_CUDA=1 or 0 forces or forbids the CUDA build; the default is to build it where there is a GPU"
 
-demo: build
+demo:
+	@dev/setup.sh
+	@dev/build.sh "" iabn_program
 	@dev/fetch_fashion_mnist.sh
 	@dev/demo.sh
 
