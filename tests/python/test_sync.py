@@ -50,6 +50,18 @@ def results(made, x, d_z, steps=2, function=None):
     }
 
 
+def assert_equals_whole(got, want, dtype):
+    """got: results() of each process; want: those of one process on the whole batch."""
+    tolerance = 1e-12 if dtype == torch.float64 else 0.02
+    for name in ("z", "d_x"):
+        assert relative_error(torch.cat([one[name] for one in got]), want[name]) < tolerance, name
+    for name in ("weight", "bias"):
+        assert relative_error(sum(one[name] for one in got), want[name]) < tolerance, name
+    for one in got:
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            assert relative_error(one[name], want[name]) < (1e-12 if dtype == torch.float64 else 1e-5), name
+
+
 def share_of(rank, shares, dtype, gamma, group, folder):
     first = sum(shares[:rank])
     x, d_z = (t[first : first + shares[rank]] for t in tensors(dtype))
@@ -163,19 +175,10 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("shares", SHARES)
 @pytest.mark.parametrize("dtype, gamma", KINDS)
 def test_equals_one_process_on_the_whole_batch(folder, shares, dtype, gamma, route):
-    total = sum(shares)
-    x, d_z = (t[:total] for t in tensors(dtype))
+    x, d_z = (t[: sum(shares)] for t in tensors(dtype))
     want = results(layer(iabn.InPlaceABN, dtype, gamma=gamma), x, d_z)
     files = [f"{route}{shares}-{dtype}-{gamma}-{rank}.pt" for rank in range(len(shares))]
-    got = [torch.load(os.path.join(folder, file)) for file in files]
-    tolerance = 1e-12 if dtype == torch.float64 else 0.02
-    for name in ("z", "d_x"):
-        assert relative_error(torch.cat([one[name] for one in got]), want[name]) < tolerance, name
-    for name in ("weight", "bias"):
-        assert relative_error(sum(one[name] for one in got), want[name]) < tolerance, name
-    for one in got:
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            assert relative_error(one[name], want[name]) < (1e-12 if dtype == torch.float64 else 1e-5), name
+    assert_equals_whole([torch.load(os.path.join(folder, file)) for file in files], want, dtype)
 
 
 def test_ten_training_steps(folder):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import relative_error
-from test_sync import KINDS, layer, results, tensors
+from test_sync import KINDS, assert_equals_whole, layer, results, tensors
 from torch import nn
 
 import iabn
@@ -109,15 +109,7 @@ def test_two_gpus_equal_one_on_the_whole_batch(folder, shares, dtype, gamma):
     x, d_z = (t[: sum(shares)].cuda() for t in tensors(dtype))
     want = results(layer(iabn.InPlaceABN, dtype, gamma=gamma).cuda(), x, d_z)
     files = [f"{shares}-{dtype}-{gamma}-{rank}.pt" for rank in range(2)]
-    got = [torch.load(os.path.join(folder, file), map_location="cuda:0") for file in files]
-    tolerance = 1e-12 if dtype == torch.float64 else 0.02
-    for name in ("z", "d_x"):
-        assert relative_error(torch.cat([one[name] for one in got]), want[name]) < tolerance, name
-    for name in ("weight", "bias"):
-        assert relative_error(sum(one[name] for one in got), want[name]) < tolerance, name
-    for one in got:
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            assert relative_error(one[name], want[name]) < (1e-12 if dtype == torch.float64 else 1e-5), name
+    assert_equals_whole([torch.load(os.path.join(folder, file), map_location="cuda:0") for file in files], want, dtype)
 
 
 @two_gpus
