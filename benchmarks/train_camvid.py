@@ -5,7 +5,8 @@
 CAMVID has {train,val,test}/{images,masks}. The runs are dealt out to the GPUs in turn, `together` of them at a time on
 each. The test images are evaluated with the weights of the best validation, as they are and with test-time augmentation
 (scales 0.75, 1, 1.25, mirrored). Prints mean and standard error of both modes, and the classes' IoU. --pictures: some
-test images, their truth, and prediction and overlay by the first in-place run.
+test images, their truth, and prediction and overlay by the first in-place run. Where a run fails, those that have not
+begun are left out; the rows are of what has finished, and the exit code is 1.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +125,27 @@ def summarise(results):
     for view in VIEWS:
         for mode in MODES:
             values = [views[view]["miou"] for (of, _), views in results.items() if of == mode]
+            if not values:
+                continue
             error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
             print(f"{view:24s} {mode:9s} mIoU {statistics.mean(values):.2f} % +- {error:.2f} ({len(values)} seeds)")
+
+
+def collect(futures):
+    """{run: result} of what has finished, in the order of `futures`, and {run: text} of what went wrong."""
+    runs = {future: run for run, future in futures.items()}
+    results, errors = {}, {}
+    for future in as_completed(runs):
+        if future.cancelled():
+            continue
+        if (error := future.exception()) is None:
+            results[runs[future]] = future.result()
+            continue
+        errors[runs[future]] = error
+        print(*runs[future], "failed:", error, flush=True)
+        for other in runs:
+            other.cancel()
+    return {run: results[run] for run in futures if run in results}, errors
 
 
 def main():
@@ -151,15 +171,16 @@ def main():
         for number, (mode, seed) in enumerate(runs):
             place = number % len(pools)
             futures[mode, seed] = pools[place].submit(experiment.train_and_test, options.gpus[place], mode, seed)
-        results = {run: future.result() for run, future in futures.items()}
+        results, errors = collect(futures)
         rows = list(rows_of(experiment, results, machine))
         summarise(results)
         if options.csv:
             with options.csv.open("w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-        if options.pictures:
+        if options.pictures and not errors:
             experiment.draw_pictures(options.pictures)
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

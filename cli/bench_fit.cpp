@@ -5,6 +5,7 @@
 // batch, activations and cuDNN's workspaces. What the process needs beside them (the CUDA context, some 0.5 GiB) is
 // not.
 
+#include <cinttypes>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -34,15 +35,16 @@ struct Arguments {
   int64_t crop = 512, batch_size = 8;
 };
 
-// The largest n >= 2 with peak(n) <= budget; 0 where even 2 is too much (a single image has no statistics where a
-// network averages over the whole picture, and no network has a side of 32 pixels left behind its strides). peak grows
-// at most like n^power, from a fixed part on, so going by n^power alone never asks for more than fits by much.
+// The largest n >= 2 with peak(n) <= budget; 0 where 2 is too much. 1 is not asked for: a single image has no
+// statistics where a network averages over the whole picture, and no network has a side of 32 pixels left behind its
+// strides. peak grows at most like n^power, from a fixed part on, so going by n^power alone never asks for more than
+// fits by much.
 int64_t largest(const std::function<int64_t(int64_t)>& peak, int64_t budget, double power) {
-  int64_t good = 0, bad = 0;  // bad: too much, 0 before the first
+  int64_t good = 1, bad = 0;  // bad: too much, 0 before the first
   for (int64_t n = 2;;) {
     const int64_t bytes = peak(n);
     (bytes <= budget ? good : bad) = n;
-    if (bad != 0 && bad <= good + 1) return good;
+    if (bad != 0 && bad <= good + 1) return good > 1 ? good : 0;
     int64_t next = good + 1;
     if (bytes <= budget) {
       const double more = std::pow(static_cast<double>(budget) / static_cast<double>(bytes), 1 / power);
@@ -80,9 +82,7 @@ class Fit {
 
 int run_bench_fit(const Arguments& arguments) {
   train::Config config = train::load_config(arguments.config);
-  if (config.network.activation == "relu") {
-    throw train::ConfigError("network.activation: relu has no in-place form to compare; use leaky_relu or elu");
-  }
+  check_comparable(config);
   config.cuda_graph = false;  // of one shape
   config.optimizer.accumulation_steps = 1;
   config.optimizer.batch_size = 2;
@@ -96,7 +96,9 @@ int run_bench_fit(const Arguments& arguments) {
   const Machine machine = describe_machine(device);
   std::printf("%s, %s, %s, within %g GiB on %s\n", config.network.arch.c_str(), config.task.c_str(),
               config.precision.c_str(), arguments.memory, machine.gpu.c_str());
-  CsvRows rows(machine, "fit in " + std::to_string(static_cast<int64_t>(arguments.memory)) + " GiB");
+  char name[48];
+  std::snprintf(name, sizeof name, "fit in %g GiB", arguments.memory);
+  CsvRows rows(machine, name);
   int64_t batches[2], sides[2];
   for (const bool in_place : {false, true}) {
     const char* mode = in_place ? "inplace" : "standard";
@@ -110,18 +112,18 @@ int run_bench_fit(const Arguments& arguments) {
           kSideUnit * largest([&](int64_t n) { return fit.peak(arguments.batch_size, kSideUnit * n); }, budget, 2);
     }
     const auto number = [](int64_t n) { return Spread{double(n), double(n), double(n)}; };
-    const std::string name = config.network.arch + " " + mode;
+    const std::string variant = config.network.arch + " " + mode;
     const std::string layout = config.channels_last ? "channels_last" : "contiguous";
-    rows.add(name, "crop " + std::to_string(arguments.crop), config.precision, layout, "step", "batch",
+    rows.add(variant, "crop " + std::to_string(arguments.crop), config.precision, layout, "step", "batch",
              number(batches[in_place]), "images");
-    rows.add(name, "batch " + std::to_string(arguments.batch_size), config.precision, layout, "step", "crop",
+    rows.add(variant, "batch " + std::to_string(arguments.batch_size), config.precision, layout, "step", "crop",
              number(sides[in_place]), "pixels");
     std::fflush(stdout);
   }
   std::printf("%-28s %10s %12s %8s\n", "", "standard", "InPlace-ABN", "more");
   const auto row = [](const std::string& what, const int64_t(&n)[2], double power) {
-    const double more = n[0] > 0 ? 100 * (std::pow(double(n[1]) / double(n[0]), power) - 1) : INFINITY;
-    std::printf("%-28s %10ld %12ld %+7.0f %%\n", what.c_str(), n[0], n[1], more);
+    const double more = n[0] > 0 ? 100 * (std::pow(double(n[1]) / double(n[0]), power) - 1) : n[1] > 0 ? INFINITY : 0;
+    std::printf("%-28s %10" PRId64 " %12" PRId64 " %+7.0f %%\n", what.c_str(), n[0], n[1], more);
   };
   row("batch of crops of " + std::to_string(arguments.crop), batches, 1);
   row("crop, batch of " + std::to_string(arguments.batch_size), sides, 1);
@@ -135,7 +137,9 @@ int run_bench_fit(const Arguments& arguments) {
 void add_bench_fit(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand(
-      "fit", "The largest batch and crop that train within a memory budget: standard BatchNorm and InPlace-ABN");
+      "fit",
+      "The largest batch and crop that train within a memory budget (0: even a batch of 2, or a crop of 64, needs "
+      "more): standard BatchNorm and InPlace-ABN");
   command->add_option("CONFIG", arguments->config, "JSON configuration; its bn_mode, batch and crop do not matter")
       ->required();
   command->add_option("--memory", arguments->memory, "Budget in GiB, of what LibTorch's allocator gives out")

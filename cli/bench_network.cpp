@@ -103,9 +103,7 @@ nlohmann::json read_result(const std::string& path) {
 
 int run_bench_network(const Arguments& arguments) {
   train::Config config = train::load_config(arguments.config);
-  if (config.network.activation == "relu") {
-    throw train::ConfigError("network.activation: relu has no in-place form to compare; use leaky_relu or elu");
-  }
+  check_comparable(config);
   if (arguments.batch_size) config.optimizer.batch_size = *arguments.batch_size;
   config = train::parse_config(train::to_json(config));  // the new batch must fit the other keys
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);

@@ -63,7 +63,7 @@ std::string closing_line(const train::TrainResult& result, const std::filesystem
   }
   if (const auto path = log_dir / train::kBestName; std::filesystem::exists(path)) {
     std::ostringstream score;
-    score << result.best_top1;
+    score << result.best_score;
     line += "; best (" + result.score_label + " " + score.str() + " %): " + path.string();
   }
   return line;

@@ -18,6 +18,11 @@ train::Config with_mode(train::Config config, const std::string& bn_mode) {
 
 }  // namespace
 
+void check_comparable(const train::Config& config) {
+  if (config.network.activation != "relu") return;
+  throw train::ConfigError("network.activation: relu has no in-place form to compare; use leaky_relu or elu");
+}
+
 TrainingBench::TrainingBench(train::Config config, const std::string& bn_mode, c10::Device device)
     : config_(with_mode(std::move(config), bn_mode)),
       device_(device),

@@ -16,6 +16,9 @@
 
 namespace iabn::cli {
 
+/// Throws train::ConfigError where standard BatchNorm with the configuration's activation has no in-place form.
+void check_comparable(const train::Config& config);
+
 /// Batches of config.optimizer.batch_size pictures of config.input.crop_train squared until set_batch() says otherwise.
 class TrainingBench {
  public:

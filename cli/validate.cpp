@@ -79,9 +79,9 @@ void add_validate(CLI::App& app, Run& run) {
   command->add_flag("--own-weights", arguments->own_weights,
                     "Of a snapshot with averaged weights (ema_decay), take the others");
   command
-      ->add_option(
-          "--batch-size", options.batch_size,
-          "Images at a time in a process; by default its share of optimizer.batch_size, a tenth with --ten-crops")
+      ->add_option("--batch-size", options.batch_size,
+                   "Classification: images at a time in a process; by default its share of optimizer.batch_size, a "
+                   "tenth with --ten-crops")
       ->check(CLI::PositiveNumber);
   command->add_option("--workers", options.workers, "Threads that prepare data")
       ->capture_default_str()

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "iabn/data/batch_memory.h"
@@ -281,7 +282,10 @@ const LoaderOptions& Loader::options() const { return state_->options; }
 std::vector<std::string> Loader::skipped() const {
   const std::lock_guard lock(state_->skipped_mutex);
   std::vector<std::string> texts;
-  for (const auto& [index, text] : state_->skipped) texts.push_back(text);
+  std::set<std::string> names;  // repeated samples share theirs
+  for (const auto& [index, text] : state_->skipped) {
+    if (names.insert(samples().name(index)).second) texts.push_back(text);
+  }
   return texts;
 }
 

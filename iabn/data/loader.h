@@ -68,7 +68,7 @@ class Loader {
   /// the bottleneck.
   double wait_seconds() const;
 
-  /// One text per sample that skip_corrupt has passed over so far, with path and reason, in order of index.
+  /// One text per Samples::name() that skip_corrupt has passed over so far, with path and reason, in order of index.
   std::vector<std::string> skipped() const;
 
   const Samples& samples() const;

@@ -10,15 +10,13 @@
 namespace iabn::data {
 namespace {
 
-constexpr double kLeastScale = 0.01, kMostScale = 100;
-
 void check(const InputOptions& input, const ScaleRange& scale) {
   if (input.channels != 3) {
     throw DataError("input", "channels", "must be 3 for segmentation, got " + std::to_string(input.channels));
   }
-  if (scale.lowest >= kLeastScale && scale.lowest <= scale.highest && scale.highest <= kMostScale) return;
+  if (is_scale_range(scale)) return;
   throw DataError("segmentation", "scale_train",
-                  "must be [lowest, highest] within 0.01 to 100, got [" + std::to_string(scale.lowest) + ", " +
+                  "must be [lowest, highest] within 0.01 to 16, got [" + std::to_string(scale.lowest) + ", " +
                       std::to_string(scale.highest) + "]");
 }
 
@@ -38,6 +36,10 @@ Span random_span(int64_t length, int64_t side, int64_t size, Random& random) {
 }
 
 }  // namespace
+
+bool is_scale_range(const ScaleRange& scale) {
+  return scale.lowest >= 0.01 && scale.lowest <= scale.highest && scale.highest <= 16;
+}
 
 SegmentationTransform::SegmentationTransform(const InputOptions& input, const ScaleRange& scale, int64_t ignore_label)
     : image_((check(input, scale), input), Split::train),

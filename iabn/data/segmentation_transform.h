@@ -18,6 +18,9 @@ struct ScaleRange {
   double highest = 2;
 };
 
+/// 0.01 <= lowest <= highest <= 16.
+bool is_scale_range(const ScaleRange& scale);
+
 /// The training transform: random scale, random crop of S x S (S = InputOptions::crop_train) padded where the scaled
 /// picture is smaller, random flip, colour jitter and lighting as InputOptions says, normalisation.
 ///
@@ -33,7 +36,7 @@ struct ScaleRange {
 /// May be used by any number of threads at once.
 class SegmentationTransform {
  public:
-  /// Throws DataError unless channels is 3 and 0.01 <= lowest <= highest <= 100, and for what InputOptions refuses.
+  /// Throws DataError unless channels is 3 and is_scale_range(scale), and for what InputOptions refuses.
   SegmentationTransform(const InputOptions& input, const ScaleRange& scale, int64_t ignore_label);
 
   /// For a picture of height x width, at least one pixel. Plan::second is unused.

@@ -35,24 +35,26 @@ at::Tensor confusion_counts(const at::Tensor& labels, const at::Tensor& truth, i
   return counts.view({copies, bins}).sum(0).slice(0, 0, bins - 1).view({classes, classes});
 }
 
-IouTable iou_table(const at::Tensor& counts) {
+IouTable iou_table(const at::Tensor& counts, int64_t ignored) {
   const at::Tensor matrix = counts.to(at::kDouble);
   const at::Tensor hits = matrix.diagonal(), in_masks = matrix.sum(1), in_labels = matrix.sum(0);
   const auto classes = matrix.size(0);
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   IouTable table;
   double sum = 0, occurring = 0;
   for (int64_t c = 0; c < classes; ++c) {
     const double hit = hits[c].item<double>(), mask = in_masks[c].item<double>();
     const double either = mask + in_labels[c].item<double>() - hit;
     table.pixels.push_back(static_cast<int64_t>(mask));
-    table.iou.push_back(either > 0 ? 100 * hit / either : std::numeric_limits<double>::quiet_NaN());
-    if (!(either > 0)) continue;
+    const bool counts_in = either > 0 && c != ignored;
+    table.iou.push_back(counts_in ? 100 * hit / either : kNone);
+    if (!counts_in) continue;
     sum += table.iou.back();
     ++occurring;
   }
-  table.mean_iou = occurring > 0 ? sum / occurring : 0;
+  table.mean_iou = occurring > 0 ? sum / occurring : kNone;
   const double all = matrix.sum().item<double>();
-  table.pixel_accuracy = all > 0 ? 100 * hits.sum().item<double>() / all : 0;
+  table.pixel_accuracy = all > 0 ? 100 * hits.sum().item<double>() / all : kNone;
   return table;
 }
 
@@ -64,12 +66,5 @@ void ConfusionMatrix::add(const at::Tensor& labels, const at::Tensor& truth) {
 }
 
 void ConfusionMatrix::reset() { counts_.zero_(); }
-
-IouTable ConfusionMatrix::table(const nn::ProcessGroup& group) const {
-  if (!group) return iou_table(counts_.cpu());
-  std::vector<at::Tensor> sum{counts_.clone()};
-  group->allreduce(sum)->wait();
-  return iou_table(sum.front().cpu());
-}
 
 }  // namespace iabn::segmentation

@@ -9,13 +9,11 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
-#include "iabn/nn/sync.h"
-
 namespace iabn::segmentation {
 
 struct IouTable {
-  double mean_iou = 0;          // percent, over the classes that occur in masks or predictions
-  double pixel_accuracy = 0;    // percent
+  double mean_iou = 0;          // percent, over the classes whose IoU is a number; NaN where there is none
+  double pixel_accuracy = 0;    // percent; NaN where no pixel counts
   std::vector<double> iou;      // percent per class: hits / (hits + misses + false alarms); NaN where it never occurs
   std::vector<int64_t> pixels;  // per class, in the masks
 };
@@ -25,10 +23,11 @@ struct IouTable {
 /// and never waits for a GPU.
 at::Tensor confusion_counts(const at::Tensor& labels, const at::Tensor& truth, int64_t classes);
 
-/// counts: [classes, classes] on the CPU, int64 or float64.
-IouTable iou_table(const at::Tensor& counts);
+/// counts: [classes, classes] on the CPU, int64 or float64. `ignored`: a class that masks never count, so that its
+/// false alarms (misses of the others) are no IoU of 0: it gets NaN. -1: none.
+IouTable iou_table(const at::Tensor& counts, int64_t ignored = -1);
 
-/// Counts stay on the device until table() is called, so adding never waits for a GPU.
+/// Adding never waits for a GPU.
 class ConfusionMatrix {
  public:
   ConfusionMatrix(int64_t classes, c10::Device device);
@@ -37,8 +36,6 @@ class ConfusionMatrix {
   void reset();
   /// int64 [classes, classes] on the device: [truth, label].
   const at::Tensor& counts() const { return counts_; }
-  /// Of all processes; a collective. A null group: of this one.
-  IouTable table(const nn::ProcessGroup& group = {}) const;
 
  private:
   at::Tensor counts_;

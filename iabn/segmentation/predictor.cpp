@@ -27,19 +27,6 @@ void check(bool ok, const std::string& text) {
   if (!ok) throw std::invalid_argument("predictor: " + text);
 }
 
-void check_options(const PredictorOptions& options) {
-  check(!options.scales.empty(), "scales must have at least one number");
-  for (const double scale : options.scales) {
-    check(scale > 0 && scale <= 16, "scales must be above 0 and at most 16, got " + std::to_string(scale));
-  }
-  check(options.longest_side >= 0, "longest_side must be 0 or more, got " + std::to_string(options.longest_side));
-  check(options.window == kAutomaticWindow || options.window == 0 || options.window >= 32,
-        "window must be 0 or at least 32, got " + std::to_string(options.window));
-  check(!options.mean.empty() && options.mean.size() == options.std.size(),
-        "mean and std must have one number for each channel");
-  for (const double deviation : options.std) check(deviation > 0, "std must be above 0");
-}
-
 // As Python rounds, halves to even.
 int64_t scaled_edge(int64_t edge, double scale) {
   return std::max<int64_t>(1, std::llrint(scale * static_cast<double>(edge)));
@@ -75,6 +62,19 @@ at::Tensor per_channel(const std::vector<double>& values, c10::Device device) {
 }
 
 }  // namespace
+
+void check_options(const PredictorOptions& options) {
+  check(!options.scales.empty(), "scales must have at least one number");
+  for (const double scale : options.scales) {
+    check(scale > 0 && scale <= 16, "scales must be above 0 and at most 16, got " + std::to_string(scale));
+  }
+  check(options.longest_side >= 0, "longest_side must be 0 or more, got " + std::to_string(options.longest_side));
+  check(options.window == kAutomaticWindow || options.window == 0 || options.window >= 32,
+        "window must be 0 or at least 32, got " + std::to_string(options.window));
+  check(!options.mean.empty() && options.mean.size() == options.std.size(),
+        "mean and std must have one number for each channel");
+  for (const double deviation : options.std) check(deviation > 0, "std must be above 0");
+}
 
 struct Predictor::Tile {
   int64_t left, width;

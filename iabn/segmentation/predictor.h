@@ -46,6 +46,9 @@ struct PredictorOptions {
   at::ScalarType dtype = at::kFloat;  // of autocast: float32, bfloat16 or float16
 };
 
+/// Throws std::invalid_argument for options that cannot work, e.g. no scale.
+void check_options(const PredictorOptions& options);
+
 /// The network must be in evaluation mode on the device, give logits [N, classes, h, w] for [N, channels, H, W] with at
 /// most 256 classes, and outlive the predictor.
 ///
@@ -54,7 +57,7 @@ struct PredictorOptions {
 /// scores of no more than a strip of rows, about 0.2 GB; and five bytes for each pixel of [H, W] and of the answer.
 class Predictor {
  public:
-  /// Throws std::invalid_argument for options that cannot work, e.g. no scale.
+  /// Throws what check_options() throws.
   Predictor(models::Network& network, const PredictorOptions& options, c10::Device device);
 
   /// The answer, on the device, has the image's height and width.

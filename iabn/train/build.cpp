@@ -74,7 +74,8 @@ std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, 
   return dataset;
 }
 
-data::LoaderOptions train_loader_options(const Config& config, const World& world, c10::Device device) {
+data::LoaderOptions train_loader_options(const Config& config, const World& world, c10::Device device, int64_t workers,
+                                         bool skip_corrupt) {
   const int64_t batch = config.optimizer.batch_size / world.size;
   if (batch * world.size != config.optimizer.batch_size || batch % config.optimizer.accumulation_steps != 0) {
     throw ConfigError("optimizer.batch_size: " + std::to_string(config.optimizer.batch_size) +
@@ -85,6 +86,8 @@ data::LoaderOptions train_loader_options(const Config& config, const World& worl
   }
   data::LoaderOptions loader;
   loader.batch_size = batch;
+  loader.workers = workers;
+  loader.skip_corrupt = skip_corrupt;
   loader.seed = static_cast<uint64_t>(config.seed);
   loader.channels_last = config.channels_last;
   loader.pinned = device.is_cuda();

@@ -31,6 +31,7 @@ std::shared_ptr<const data::Dataset> open_checked_dataset(const Config& config, 
                                                           data::Split split);
 
 /// Of training, with optimizer.batch_size divided by the processes. Throws ConfigError where that leaves a rest.
-data::LoaderOptions train_loader_options(const Config& config, const World& world, c10::Device device);
+data::LoaderOptions train_loader_options(const Config& config, const World& world, c10::Device device, int64_t workers,
+                                         bool skip_corrupt);
 
 }  // namespace iabn::train

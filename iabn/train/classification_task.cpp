@@ -36,6 +36,7 @@ class ClassificationEvaluator final : public Evaluator {
   ClassificationEvaluator(const Config& config, const EvaluationOptions& options, const World& world,
                           c10::Device device)
       : config_(config),
+        options_(options),
         group_(world.group),
         device_(device),
         loader_(data::image_samples(open_checked_dataset(config, options.data, split_of(options)), config.input,
@@ -71,11 +72,15 @@ class ClassificationEvaluator final : public Evaluator {
       sums.count(batch->labels.size(0));
       batches_.prefetch();
     }
-    return Evaluation{sums.values(group_), {}, {}};
+    Evaluation result;
+    result.metrics = sums.values(group_);
+    if (result.metrics.images == 0) throw no_image_left(options_);
+    return result;
   }
 
  private:
   const Config& config_;
+  EvaluationOptions options_;
   nn::ProcessGroup group_;
   c10::Device device_;
   data::Loader loader_;

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "iabn/data/error.h"
+#include "iabn/data/segmentation_transform.h"
 #include "iabn/models/registry.h"
 #include "iabn/models/weight_init.h"
 #include "iabn/train/config_section.h"
@@ -185,11 +186,23 @@ void read_colors(ConfigSection& section, SegmentationConfig& segmentation) {
   }
 }
 
+void check_class_names(const ConfigSection& section, const std::vector<std::string>& names) {
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::string key = "classes[" + std::to_string(i) + "]";
+    if (names[i].empty()) section.fail(key, "must be a name, got an empty one");
+    if (std::find(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(i), names[i]) !=
+        names.begin() + static_cast<std::ptrdiff_t>(i)) {
+      section.fail(key, "\"" + names[i] + "\" is the name of two classes");
+    }
+  }
+}
+
 SegmentationConfig read_segmentation(ConfigSection section) {
   SegmentationConfig segmentation;
   section.read("classes", segmentation.classes);
   if (segmentation.classes.empty()) section.fail("classes", "is required: the names of the classes in label order");
   if (segmentation.classes.size() > 255) section.fail("classes", "at most 255: masks have 8 bits");
+  check_class_names(section, segmentation.classes);
   read_colors(section, segmentation);
   section.read("ignore_label", segmentation.ignore_label);
   section.read("scale_train", segmentation.scale_train);
@@ -206,13 +219,15 @@ SegmentationConfig read_segmentation(ConfigSection section) {
     section.fail("ignore_label", "must be a mask value, 0 to 255, got " + std::to_string(segmentation.ignore_label));
   }
   const auto& scale = segmentation.scale_train;
-  if (scale.size() != 2 || !(scale[0] > 0 && scale[0] <= scale[1] && scale[1] <= 16)) {
-    section.fail("scale_train", "must be [lowest, highest], above 0 and at most 16");
+  if (scale.size() != 2 || !data::is_scale_range({scale[0], scale[1]})) {
+    section.fail("scale_train", "must be [lowest, highest] within 0.01 to 16");
   }
   if (!(segmentation.hard_pixels > 0 && segmentation.hard_pixels <= 1)) {
     section.fail("hard_pixels", "must be above 0 and at most 1, got " + std::to_string(segmentation.hard_pixels));
   }
-  check_at_least(section, "window", segmentation.window, 0);
+  if (segmentation.window != 0 && segmentation.window < 32) {
+    section.fail("window", "must be 0 (whole pictures) or at least 32, got " + std::to_string(segmentation.window));
+  }
   check_at_least(section, "longest_side", segmentation.longest_side, 0);
   check_at_least(section, "head_channels", segmentation.head_channels, 1);
   check_at_least(section, "hidden_channels", segmentation.hidden_channels, 1);

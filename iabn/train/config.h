@@ -61,7 +61,7 @@ struct OptimizerConfig {
   double weight_decay = 1e-4;
   double clip = 1.0;  // largest norm of all gradients together; 0 = off
   double learning_rate = 0.1;
-  double classifier_lr = -1;  // of parameters whose name has "fc"; -1 = learning_rate
+  double classifier_lr = -1;  // of the last layer; segmentation: of head and cls; -1 = learning_rate
   bool nesterov = false;
   int64_t accumulation_steps = 1;  // (added) parts of a process's batch that go through the network one by one
   double label_smoothing = 0;      // (added) share of the target spread evenly over all classes
@@ -76,7 +76,8 @@ struct SegmentationConfig {
   int64_t ignore_label = 255;                  // pixels of this mask value count nowhere
   std::vector<double> scale_train = {0.5, 2};  // range of the random scale of a training image
   double hard_pixels = 1;                      // share of a batch's pixels, those of highest loss, that is learned from
-  int64_t window = 0;        // side of the sliding window in evaluation and prediction; 0 = whole images, but huge ones
+  int64_t window =
+      0;  // at least 32: side of the sliding window in evaluation and prediction; 0 = whole images, but huge ones
   int64_t longest_side = 0;  // to which evaluation and prediction scale an image; 0 = as it is
   int64_t head_channels = 256;
   int64_t hidden_channels = 256;
@@ -88,7 +89,8 @@ struct Config {
   std::string task = "classification";  // (added) classification, segmentation
   NetworkConfig network;
   OptimizerConfig optimizer;
-  data::InputOptions input;           // segmentation: crop_train, color_jitter_train, channels, mean and std count
+  data::InputOptions input;           // segmentation: channels, crop_train, repeat_train, color_jitter_train,
+                                      // lighting_train, mean and std count
   SegmentationConfig segmentation;    // of that task only
   int64_t seed = 0;                   // (added) of the weights, the order of the images and their augmentation
   bool channels_last = false;         // (added) memory format of the network and its input

@@ -112,17 +112,21 @@ std::string World::device_name(const std::string& asked) const {
 
 bool World::any(bool here) const {
   if (!group) return here;
-  at::Tensor flag = at::full({1}, here ? 1 : 0, at::kInt);  // on the CPU: through Gloo, beside a GPU's work
-  std::vector<at::Tensor> list{flag};
+  return sum(at::full({1}, here ? 1 : 0, at::kInt)).item<int>() > 0;  // on the CPU: through Gloo, beside a GPU's work
+}
+
+at::Tensor World::sum(const at::Tensor& values) const {
+  if (!group) return values.cpu();
+  std::vector<at::Tensor> list{values.clone()};
   try {
     group->allreduce(list)->wait();
+    return list.front().cpu();
   } catch (const std::exception& error) {
     throw std::runtime_error("rank " + std::to_string(rank) + " of " + std::to_string(size) +
                              " could not exchange data with the others; one of them has ended, whose own message "
                              "tells why, or stays away: " +
                              error.what());
   }
-  return flag.item<int>() > 0;
 }
 
 void World::leave() const {

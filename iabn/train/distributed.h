@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
 #include "iabn/nn/sync.h"
@@ -27,8 +28,11 @@ struct World {
   bool first() const { return rank == 0; }
   /// The device of this process for what a user asked for: its own GPU of the machine, where nobody chose a number.
   std::string device_name(const std::string& asked) const;
-  /// True on all ranks where it is on one; a collective that waits on the host.
+  /// True on all ranks where it is on one; a collective that waits on the host. Throws std::runtime_error that names
+  /// the rank where another process has ended or does not come.
   bool any(bool here) const;
+  /// The sum over all ranks, on the CPU; otherwise as any(). `values` may be on the device and stays as it is.
+  at::Tensor sum(const at::Tensor& values) const;
 
   /// Calls `part` of the job, which may leave work on a GPU. An exception passes as it is, but for a job on GPUs: there
   /// its text goes to stderr and the process ends with exit code 1 at once, because what waits on a GPU for a process

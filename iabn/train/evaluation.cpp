@@ -6,6 +6,10 @@
 
 namespace iabn::train {
 
+data::DataError no_image_left(const EvaluationOptions& options) {
+  return {"evaluation", (options.data / options.split).string(), "no image can be decoded"};
+}
+
 std::string to_json_text(const Evaluation& evaluation) {
   nlohmann::ordered_json json;
   json["images"] = evaluation.metrics.images;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "iabn/data/error.h"
 #include "iabn/train/metrics.h"
 
 namespace iabn::models {
@@ -42,13 +43,17 @@ struct Picture {
 
 struct Evaluation {
   Metrics metrics;
+  int64_t not_finite = 0;  // of segmentation: images whose scores are no numbers, so that the figures mean nothing
   std::vector<ClassResult> classes;
   std::vector<Picture> pictures;  // of segmentation: what was seen in the first images; on the first process
 };
 
 /// The result as JSON: images, loss and percents by name; of segmentation also "classes", [{"name", "iou", "pixels"}],
-/// iou null where it is NaN.
+/// null where a number is NaN.
 std::string to_json_text(const Evaluation& evaluation);
+
+/// What an evaluator throws where every image was left out.
+data::DataError no_image_left(const EvaluationOptions& options);
 
 /// The images of one split.
 class Evaluator {
@@ -58,9 +63,12 @@ class Evaluator {
   virtual int64_t images() const = 0;
   /// How they are shown to the network, for people: "scale 256, crop 224".
   virtual std::string description() const = 0;
+  /// The images go through the network as they are, one after another, so that it may need more memory than training.
+  virtual bool whole_pictures() const { return false; }
   /// Every image once, in evaluation mode, without gradients, in the configuration's precision; each process its share.
   /// Nothing where `stop` became true, which is asked before each batch. A collective; the result is that of all, with
-  /// at most so many pictures.
+  /// at most so many pictures. Throws data::DataError for an image that cannot be read, and where skip_corrupt has left
+  /// none, and std::runtime_error that names the image where its device has not the memory.
   virtual std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
                                              int64_t pictures = 0) = 0;
   /// One text per image that skip_corrupt has passed over so far.

@@ -14,6 +14,11 @@ namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEps = 1e-8;  // of Adam: PyTorch's defaults
 
+// Of segmentation: what lies on top of the body.
+bool is_classifier(const std::string& name) {
+  return name.find("fc") != std::string::npos || name.starts_with("head.") || name.starts_with("cls.");
+}
+
 template <class Indices>
 std::vector<at::Tensor> pick(const std::vector<at::Tensor>& tensors, const Indices& indices) {
   std::vector<at::Tensor> result;
@@ -50,7 +55,7 @@ TrainOptimizer::TrainOptimizer(const OptimizerConfig& config, const torch::nn::M
   Group body, classifier;
   for (const auto& item : network.named_parameters()) {
     if (!item.value().requires_grad()) continue;
-    Group& group = item.key().find("fc") == std::string::npos ? body : classifier;
+    Group& group = is_classifier(item.key()) ? classifier : body;
     group.members.push_back(static_cast<int64_t>(parameters_.size()));
     parameters_.push_back(item.value());
   }

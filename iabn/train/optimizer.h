@@ -21,8 +21,8 @@ namespace iabn::train {
 class LossScaler;
 
 /// The update rules are PyTorch's: weight decay is added to the gradient (all parameters), SGD's momentum has no
-/// dampening, Adam has betas 0.9 and 0.999 and eps 1e-8. Parameters whose name contains "fc" form a group with a rate
-/// of their own. A parameter without gradient is left alone.
+/// dampening, Adam has betas 0.9 and 0.999 and eps 1e-8. Parameters whose name contains "fc", or begins with
+/// "head." or "cls." (segmentation), form a group with a rate of their own. A parameter without gradient is left alone.
 class TrainOptimizer {
  public:
   /// The parameters of `network` that require gradients; they must be on their device already.

@@ -1,6 +1,9 @@
 #include "iabn/train/pair_queue.h"
 
+#include <stdexcept>
 #include <utility>
+
+#include <c10/util/Exception.h>
 
 #include "iabn/data/error.h"
 
@@ -16,9 +19,18 @@ void PairQueue::submit() {
   if (next_ >= folder_.size()) return;
   auto pair = std::make_shared<LabelledPicture>();
   auto job = pool_.submit(1, [this, pair, index = next_](int64_t) {
+    pair->name = folder_.name(index);
     pair->image = folder_.image(index);
     pair->mask = folder_.mask(index, pair->image.height, pair->image.width);
-    pair->scaled = predictor_.scaled(pair->image);
+    try {  // the folder names its files
+      pair->scaled = predictor_.scaled(pair->image);
+    } catch (const data::DecodeError& error) {
+      throw data::DecodeError("evaluation", pair->name, error.what());
+    } catch (const c10::Error& error) {
+      throw std::runtime_error(pair->name + ": " + error.what_without_backtrace());
+    } catch (const std::exception& error) {
+      throw std::runtime_error(pair->name + ": " + error.what());
+    }
   });
   slots_.push_back({std::move(pair), std::move(job)});
   next_ += step_;

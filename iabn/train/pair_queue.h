@@ -19,6 +19,7 @@
 namespace iabn::train {
 
 struct LabelledPicture {
+  std::string name;  // the picture's path
   data::Image image, mask;
   at::Tensor scaled;  // Predictor::scaled(image)
 };
@@ -31,8 +32,8 @@ class PairQueue {
   PairQueue(const data::SegmentationFolder& folder, const segmentation::Predictor& predictor, int64_t first,
             int64_t step, int64_t workers, bool skip_corrupt);
 
-  /// Nothing at the end. Throws the error met in reading the pair; with skip_corrupt one that cannot be decoded is left
-  /// out, and its text goes to skipped().
+  /// Nothing at the end. Throws the error met in reading the pair, with its path; with skip_corrupt one that cannot be
+  /// decoded is left out, and its text goes to skipped().
   std::optional<LabelledPicture> next();
 
   const std::vector<std::string>& skipped() const { return skipped_; }

@@ -40,7 +40,7 @@ std::string progress_line(const ProgressState& state, int bar_width) {
   return line + format("%" PRId64 "/%" PRId64 " | %.0f images/s | ", state.step, state.steps, state.images_per_second) +
          duration(state.seconds_left) +
          format(" left | data %.0f %% | loss %.4f | ", 100 * state.wait_share, state.loss) + state.measure +
-         format(" %.2f %%", state.top1);
+         format(" %.2f %%", state.score);
 }
 
 Progress::Progress(std::FILE* out, int64_t every)

@@ -15,8 +15,8 @@ struct ProgressState {
   double images_per_second = 0;
   double seconds_left = 0;  // of the whole run
   double wait_share = 0;    // of the time, spent waiting for data
-  double loss = 0, top1 = 0;
-  std::string measure = "top1";  // what stands under top1: another task's is another percent
+  double loss = 0, score = 0;
+  std::string measure = "top1";  // what the score is called
 };
 
 /// "epoch 2/4 [=====>    ] 117/468 | 3500 images/s | 1:04 left | data 2 % | loss 0.4123 | top1 85.12 %"; the bar only

@@ -2,9 +2,12 @@
 
 #include <cstdio>
 #include <set>
+#include <stdexcept>
 #include <string>
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <c10/util/Exception.h>
 
 #include "iabn/data/segmentation_folder.h"
 #include "iabn/models/network.h"
@@ -29,6 +32,18 @@ segmentation::PredictorOptions predictor_options(const Config& config, const Eva
   return result;
 }
 
+// Timed algorithms are timed anew for each size of picture.
+class UntimedAlgorithms {
+ public:
+  UntimedAlgorithms() { at::globalContext().setBenchmarkCuDNN(false); }
+  ~UntimedAlgorithms() { at::globalContext().setBenchmarkCuDNN(before_); }
+  UntimedAlgorithms(const UntimedAlgorithms&) = delete;
+  UntimedAlgorithms& operator=(const UntimedAlgorithms&) = delete;
+
+ private:
+  bool before_ = at::globalContext().benchmarkCuDNN();
+};
+
 class SegmentationEvaluator final : public Evaluator {
  public:
   SegmentationEvaluator(const Config& config, const EvaluationOptions& options, const World& world, c10::Device device)
@@ -36,17 +51,21 @@ class SegmentationEvaluator final : public Evaluator {
         options_(options),
         world_(world),
         device_(device),
-        folder_(options.data, options.split, config.network.classes, config.segmentation.ignore_label) {}
+        folder_(options.data, options.split, config.network.classes, config.segmentation.ignore_label) {
+    // Here, and not after an epoch of training.
+    segmentation::check_options(predictor_options(config, options));
+  }
 
   int64_t images() const override { return folder_.size(); }
   std::vector<std::string> skipped() const override { return {skipped_.begin(), skipped_.end()}; }
   std::string description() const override;
+  bool whole_pictures() const override { return true; }
   std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
                                      int64_t pictures) override;
 
  private:
   at::Tensor truth(const data::Image& mask) const;
-  int64_t all_images(int64_t own) const;
+  segmentation::Prediction predict(const segmentation::Predictor& predictor, const LabelledPicture& pair) const;
 
   const Config& config_;
   EvaluationOptions options_;
@@ -78,37 +97,51 @@ at::Tensor SegmentationEvaluator::truth(const data::Image& mask) const {
   return labels.masked_fill(labels.eq(config_.segmentation.ignore_label), -1);
 }
 
-int64_t SegmentationEvaluator::all_images(int64_t own) const {
-  if (!world_.group) return own;
-  std::vector<at::Tensor> sum{at::full({1}, own, at::TensorOptions(at::kLong).device(device_))};
-  world_.group->allreduce(sum)->wait();
-  return sum.front().item<int64_t>();
+segmentation::Prediction SegmentationEvaluator::predict(const segmentation::Predictor& predictor,
+                                                        const LabelledPicture& pair) const {
+  try {
+    return predictor.predict(pair.scaled, pair.image.height, pair.image.width);
+  } catch (const c10::OutOfMemoryError&) {
+    throw std::runtime_error(pair.name + ": " + std::to_string(pair.image.width) + " x " +
+                             std::to_string(pair.image.height) + " pixels need more memory than " + device_.str() +
+                             " has free; set segmentation.window (smaller tiles) or a smaller "
+                             "segmentation.longest_side in the configuration");
+  }
 }
 
 std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& network, const std::function<bool()>& stop,
                                                           int64_t pictures) {
   const at::NoGradGuard no_grad;
+  const UntimedAlgorithms untimed;
   network.eval();
   const segmentation::Predictor predictor(network, predictor_options(config_, options_), device_);
   // Around the predictor's own: the weights' copies in half precision then serve all pictures.
   const Autocast autocast(device_, precision_dtype(config_.precision));
-  segmentation::ConfusionMatrix confusion(config_.network.classes, device_);
+  const int64_t classes = config_.network.classes;
+  segmentation::ConfusionMatrix confusion(classes, device_);
+  at::Tensor not_finite = at::zeros({1}, at::TensorOptions(at::kLong).device(device_));
   PairQueue pairs(folder_, predictor, world_.rank, world_.size, options_.workers, options_.skip_corrupt);
   Evaluation result;
   int64_t images = 0;
   while (const auto pair = pairs.next()) {
     if (stop()) return std::nullopt;
-    const at::Tensor labels = predictor.predict(pair->scaled, pair->image.height, pair->image.width).labels;
-    confusion.add(labels, truth(pair->mask));
+    const segmentation::Prediction answer = predict(predictor, *pair);
+    confusion.add(answer.labels, truth(pair->mask));
+    not_finite += answer.confidence.isfinite().all().logical_not();
     if (world_.first() && images < pictures) {
-      result.pictures.push_back({std::to_string(images), sample_picture(*pair, labels, config_.segmentation)});
+      result.pictures.push_back({std::to_string(images), sample_picture(*pair, answer.labels, config_.segmentation)});
     }
     ++images;
   }
   skipped_.insert(pairs.skipped().begin(), pairs.skipped().end());
-  const segmentation::IouTable table = confusion.table(world_.group);
+  const at::Tensor sums =
+      world_.sum(at::cat({at::full({1}, images, not_finite.options()), not_finite, confusion.counts().view({-1})}));
   result.metrics.has_loss = false;
-  result.metrics.images = all_images(images);
+  result.metrics.images = sums[0].item<int64_t>();
+  result.not_finite = sums[1].item<int64_t>();
+  if (result.metrics.images == 0) throw no_image_left(options_);
+  const segmentation::IouTable table =
+      segmentation::iou_table(sums.slice(0, 2).view({classes, classes}), config_.segmentation.ignore_label);
   result.metrics.percents = segmentation_percents(table);
   for (size_t c = 0; c < table.iou.size(); ++c) {
     result.classes.push_back({config_.segmentation.classes[c], table.iou[c], table.pixels[c]});

@@ -17,8 +17,8 @@ std::vector<Percent> segmentation_percents(const segmentation::IouTable& table);
 
 /// Pictures go through segmentation::Predictor one by one (the configuration's window and longest_side, the options'
 /// scales and flip; without a window, tiles for huge pictures only), each against its mask at the picture's own size.
-/// Pixels of ignore_label count nowhere. Process r of n takes the pictures r, r + n, ... Throws data::DataError and
-/// std::invalid_argument.
+/// Pixels of ignore_label count nowhere, and where it is a class, that has no IoU. Process r of n takes the pictures r,
+/// r + n, ... Throws data::DataError and std::invalid_argument (scales, window).
 std::unique_ptr<Evaluator> make_segmentation_evaluator(const Config& config, const EvaluationOptions& options,
                                                        const World& world, c10::Device device);
 

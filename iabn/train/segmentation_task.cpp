@@ -27,7 +27,7 @@ class PixelMeter final : public Meter {
   }
 
   std::vector<Percent> percents(const at::Tensor& hits, int64_t /*images*/) const override {
-    return segmentation_percents(segmentation::iou_table(hits.view({classes_, classes_})));
+    return segmentation_percents(segmentation::iou_table(hits.view({classes_, classes_}), ignore_label_));
   }
 
   int64_t classes_, ignore_label_;

@@ -37,14 +37,6 @@ namespace fs = std::filesystem;
 // In TensorBoard: so many of each of about so many evaluations of a run.
 constexpr int64_t kPictures = 3, kPicturedEvaluations = 10;
 
-data::LoaderOptions loader_options(const Config& config, const TrainOptions& options, const World& world,
-                                   c10::Device device) {
-  data::LoaderOptions loader = train_loader_options(config, world, device);
-  loader.workers = options.workers;
-  loader.skip_corrupt = options.skip_corrupt;
-  return loader;
-}
-
 EvaluationOptions evaluation_options(const Config& config, const TrainOptions& options, const World& world) {
   EvaluationOptions result;
   result.data = options.data;
@@ -76,6 +68,7 @@ class Run {
   void check_finite(double loss, const char* what = "loss") const;
   [[noreturn]] void fail_diverged(const std::string& symptom) const;
   ProgressState progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const;
+  int64_t train_images() const { return train_loader_.samples().size() / config_.input.repeat_train; }
   int64_t total_steps() const { return state_.epoch * train_loader_.batches() + state_.step; }
   fs::path checkpoint_path() const { return options_.log_dir / kCheckpointName; }
   SnapshotParts parts() { return {config_, *network_, step_, *meter_, device_}; }
@@ -110,7 +103,7 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       device_(prepare_device(config, world_.device_name(options.device))),
       task_(make_task(config)),
       train_loader_(data::repeated_samples(task_->train_samples(options.data), config.input.repeat_train),
-                    loader_options(config, options, world_, device_)),
+                    train_loader_options(config, world_, device_, options.workers, options.skip_corrupt)),
       train_data_(train_loader_, device_),
       evaluator_(task_->evaluator(evaluation_options(config, options, world_), world_, device_)),
       resume_from_(snapshot_to_resume(checkpoint_path(), options.resume, options.resume_auto)),
@@ -121,12 +114,12 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       step_(config, *network_, *meter_, device_, world_),
       log_(made_folder(options.log_dir), world_.rank, options.print_frequency) {
   if (resume_from_) resume();
-  check_same_job(world_, {to_json(config).dump(), resume_from_.has_value(), state_, train_loader_.samples().size(),
-                          evaluator_->images()});
+  check_same_job(world_,
+                 {to_json(config).dump(), resume_from_.has_value(), state_, train_images(), evaluator_->images()});
   share_state(world_, parts(), state_);
   if (options_.evaluate_only) return;
   check_run_folder(checkpoint_path(), resume_from_);
-  state_.train_images = train_loader_.samples().size();
+  state_.train_images = train_images();
   world_.any(false);  // nobody writes before all have looked
   if (!world_.first()) return;
   csv_ = std::make_unique<CsvLog>(options_.log_dir / "log.csv", task_->columns(), state_.epoch);
@@ -138,10 +131,9 @@ void Run::resume() {
   state_ = load_snapshot(*resume_from_, parts(), options_.any_config, &differences);
   for (const std::string& difference : differences) log_.print("another configuration: " + difference);
   if (options_.evaluate_only) return;
-  const int64_t images = train_loader_.samples().size();
-  if (state_.train_images != images) {
+  if (state_.train_images != train_images()) {
     throw SnapshotError(resume_from_->string() + ": was trained on " + std::to_string(state_.train_images) +
-                        " images, the folder holds " + std::to_string(images));
+                        " images, the folder holds " + std::to_string(train_images()));
   }
   if (!differences.empty() && state_.step > 0) {
     // Another batch size or seed gives another order: the step says nothing about it.
@@ -161,8 +153,8 @@ void Run::describe() {
   for (const auto& parameter : network_->parameters()) weights += parameter.numel();
   log_.print(config_.network.arch + " (" + config_.network.bn_mode + ", " + config_.network.activation + ", " +
              config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
-             std::to_string(train_loader_.samples().size() / config_.input.repeat_train) + " training and " +
-             std::to_string(evaluator_->images()) + " validation images");
+             std::to_string(train_images()) + " training and " + std::to_string(evaluator_->images()) +
+             " validation images");
   for (const std::string& note : body_notes_) log_.print("body: " + note);
 }
 
@@ -190,10 +182,10 @@ TrainResult Run::train() {
 
 void Run::set_scores(TrainResult& result) const {
   result.first_process = world_.first();
-  result.best_top1 = state_.best_score;
+  result.best_score = state_.best_score;
   result.score_label = meter_->values().percents.front().label;
   if (last_evaluation_.percents.empty()) return;  // the run was complete already
-  result.top1 = last_evaluation_.score();
+  result.score = last_evaluation_.score();
 }
 
 TrainResult Run::evaluate_only() {
@@ -223,8 +215,10 @@ bool Run::run_epoch(Metrics& train, Evaluation& val) {
     train = meter_->values(world_.group);
     check_finite(train.loss);
     complete = !stopping_ && !world_.any(pending_interrupt() != 0);
-    // Several processes can't stop in an evaluation together: what is trained is safe before it.
-    if (complete && world_.group) save(kCheckpointName);
+    // Several processes can't stop in an evaluation together, and one of whole pictures may fail: what is trained is
+    // safe before it.
+    state_.epoch_seconds = before + clock.seconds();
+    if (complete && (world_.group || evaluator_->whole_pictures())) save(kCheckpointName);
     complete = complete && evaluate(val);
   } catch (const data::DataError& error) {  // met between two steps: the state is whole
     if (!world_.first()) throw;             // the others end too, and the last snapshot stays
@@ -301,6 +295,9 @@ bool Run::evaluate(Evaluation& result) {
   result = std::move(*evaluation);
   last_evaluation_ = result.metrics;
   check_finite(result.metrics.loss, "validation loss");
+  if (result.not_finite > 0) {
+    fail_diverged("the scores of " + std::to_string(result.not_finite) + " validation images are no numbers");
+  }
   last_evaluation_seconds_ = clock.seconds();
   return true;
 }
@@ -335,7 +332,9 @@ void Run::report_skipped() {
       if (skipped_.insert(text).second) log_.print("skipped " + text);
     }
   }
-  if (!skipped_.empty()) log_.print("corrupt images skipped so far: " + std::to_string(skipped_.size()));
+  const auto all = world_.sum(at::full({1}, static_cast<int64_t>(skipped_.size()), at::kLong)).item<int64_t>();
+  const char* where = world_.group ? ", counted by every process that met them, see rank*.log" : "";
+  if (all > 0) log_.print("corrupt images skipped so far: " + std::to_string(all) + where);
 }
 
 void Run::save(const char* name) {
@@ -353,7 +352,7 @@ void Run::fail_diverged(const std::string& symptom) const {
   throw DivergedError(symptom + " in epoch " + std::to_string(state_.epoch + 1) + ", after " +
                       std::to_string(state_.step) +
                       " steps: training has diverged; lower optimizer.learning_rate or set optimizer.clip" +
-                      (fs::exists(checkpoint_path()) ? ". The last snapshot is from before" : ""));
+                      (fs::exists(checkpoint_path()) ? ". The snapshots' weights are finite" : ""));
 }
 
 ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, double seconds) const {
@@ -370,7 +369,7 @@ ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, do
                           last_evaluation_seconds_ * static_cast<double>(epochs_after + 1);
   progress.wait_share = std::min(1.0, train_loader_.wait_seconds() / seconds);
   progress.loss = metrics.loss;
-  progress.top1 = metrics.score();
+  progress.score = metrics.score();
   progress.measure = metrics.percents.front().label;
   return progress;
 }

@@ -38,8 +38,8 @@ struct TrainOptions {
 
 struct TrainResult {
   int interrupted_by = 0;  // signal number, 0 where the run is complete
-  double top1 = 0;         // Metrics::score() of the last evaluation: top-1, or the mean IoU of segmentation
-  double best_top1 = 0;
+  double score = 0;        // Metrics::score() of the last evaluation: top-1, or the mean IoU of segmentation
+  double best_score = 0;
   std::string score_label;    // what the two are called: "top1", "mIoU"
   bool first_process = true;  // of the job: who speaks
 };
@@ -55,13 +55,13 @@ class DivergedError : public std::runtime_error {
 /// the others end, too.
 ///
 /// Trains for config.optimizer.schedule.epochs epochs, evaluating after each (with the averaged weights where ema_decay
-/// is set); writes the state after every epoch, every snapshot_minutes, and on SIGINT or SIGTERM (after the step at
-/// hand), the best state after every evaluation that is the best so far, and a row of log.csv per epoch. Data that
-/// cannot be read costs no finished step: the state is written before data::DataError leaves (in a job of several
-/// processes that of the last snapshot stays). Snapshots never hold
-/// weights that are not finite. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError,
+/// is set). Writes the state after every epoch (of segmentation and of several processes before its evaluation, too),
+/// every snapshot_minutes, and on SIGINT or SIGTERM (after the step at hand), the best state after every evaluation
+/// that is the best so far, and a row of log.csv per epoch. Data that cannot be read costs no finished step: the state
+/// is written before data::DataError leaves (in a job of several processes that of the last snapshot stays). Snapshots
+/// never hold weights that are not finite. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError,
 /// io::EventFileError, data::DataError, DivergedError, WeightsError and io::CheckpointError (body),
-/// std::invalid_argument (device, body together with resume).
+/// std::invalid_argument (device, body together with resume), std::runtime_error (see Evaluator::evaluate).
 TrainResult train(const Config& config, const TrainOptions& options);
 
 }  // namespace iabn::train

@@ -18,8 +18,11 @@ namespace iabn::train {
 namespace {
 
 void apply(const ValidateOptions& options, Config& config) {
-  if (config.task != "classification" && (options.scale || options.crop || options.ten_crops)) {
-    throw std::invalid_argument("scale, crop and ten crops are for classification; segmentation has scales and flip");
+  const bool of_classes = options.scale || options.crop || options.ten_crops || options.batch_size;
+  if (config.task != "classification" && of_classes) {
+    throw std::invalid_argument(
+        "scale, crop, ten crops and batch size are for classification; segmentation has scales and flip, and takes one "
+        "picture after another");
   }
   config.cuda_graph = false;  // of training
   if (options.scale) config.input.scale_val = *options.scale;
@@ -78,6 +81,12 @@ Evaluation validate_share(const World& world, const Config& config, const Valida
   auto evaluation = evaluator->evaluate(*network, [&] { return !world.group && pending_interrupt() != 0; });
   for (const std::string& text : evaluator->skipped()) std::printf("skipped %s\n", text.c_str());
   if (!evaluation) throw Interrupted(pending_interrupt());
+  if (evaluation->not_finite > 0) {
+    throw std::runtime_error(options.checkpoint.string() + ": the network's scores are no numbers in " +
+                             std::to_string(evaluation->not_finite) + " of " +
+                             std::to_string(evaluation->metrics.images) +
+                             " images; try \"precision\": \"bf16\" or \"float32\"");
+  }
   if (world.first()) {
     print_classes(evaluation->classes);
     std::printf("%s (%lld images)\n", to_text(evaluation->metrics).c_str(),

@@ -19,7 +19,7 @@ struct ValidateOptions {
   std::string split = "val";           // of the folder; classification: val or train
   std::optional<int64_t> scale, crop;  // classification: in place of input.scale_val and input.crop_val
   bool ten_crops = false;              // classification: logits averaged over the corners and the centre, mirrored too
-  std::optional<int64_t> batch_size;   // images at a time; by default optimizer.batch_size, a tenth with ten_crops
+  std::optional<int64_t> batch_size;   // classification: images at a time; by default that of training, see below
   std::vector<double> scales = {1};    // segmentation: mean of the scores over them
   bool flip = false;                   // segmentation: and over the mirror images
   std::optional<std::filesystem::path> json;  // the result as a file, see to_json_text()
@@ -29,7 +29,9 @@ struct ValidateOptions {
   bool skip_corrupt = false;
 };
 
-/// In a job of several processes each evaluates its share; the result is that of all, and rank 0 prints.
+/// In a job of several processes each evaluates its share; the result is that of all. Rank 0 prints it, and
+/// each what it has skipped. Without batch_size a process takes its share of optimizer.batch_size at a time, with
+/// ten_crops a tenth of it.
 ///
 /// Builds the configuration's network (its activation and norm mode may differ from those that the weights were trained
 /// with: the result says how they count), loads the weights and evaluates every image of the split once. Prints

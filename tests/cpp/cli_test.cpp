@@ -113,6 +113,7 @@ TEST_F(Program, HelpAndVersionEverywhere) {
                                                                                        {"bench"},
                                                                                        {"bench", "layer"},
                                                                                        {"bench", "network"},
+                                                                                       {"bench", "fit"},
                                                                                        {"bench", "loader"},
                                                                                        {"convert"},
                                                                                        {"predict"},
@@ -200,6 +201,31 @@ TEST_F(Program, BenchNetworkWritesItsFiguresBesideTheAccuracyOfTheRun) {
     EXPECT_GT(result.at(key), 0) << key;
   }
   EXPECT_THAT(result.at("device").get<std::string>(), testing::StartsWith("cpu"));
+}
+
+TEST_F(Program, BenchFitFindsMoreInPlaceAndNothingInTooSmallABudget) {
+  const auto fit = [&](const char* memory) {
+    return run({"bench", "fit", config_, "--memory", memory, "--crop", "32", "--batch-size", "2", "--device", "cpu",
+                "--csv", path("rows.csv")});
+  };
+  ASSERT_EQ(fit("0.0078125"), 0) << stderr_text();  // 8 MiB
+  std::istringstream rows(test::read_file(path("rows.csv")));
+  std::string line;
+  std::getline(rows, line);
+  std::vector<double> found;  // batch and crop, standard and then in place
+  while (std::getline(rows, line)) {
+    EXPECT_THAT(line, testing::StartsWith("fit in 0.0078125 GiB,preact_resnet8 "));
+    std::istringstream columns(line);
+    std::string column;
+    for (int i = 0; i < 8; ++i) std::getline(columns, column, ',');
+    found.push_back(std::stod(column));
+  }
+  ASSERT_EQ(found.size(), 4u);
+  EXPECT_GT(found[0], 1);
+  EXPECT_GT(found[2], found[0]);
+  EXPECT_GE(found[3], found[1]);
+  ASSERT_EQ(fit("0.0001"), 0) << stderr_text();
+  EXPECT_THAT(stdout_text(), testing::ContainsRegex("batch of crops of 32 +0 +0 "));
 }
 
 TEST_F(Program, BenchLayerWritesRowsOfTheAgreedColumns) {

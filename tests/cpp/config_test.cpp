@@ -194,6 +194,28 @@ TEST(Config, SchedulesNameTheParameterTheyMiss) {
   EXPECT_THAT(error_with("/optimizer/schedule/type", "cosinus"), HasSubstr("must be one of constant, step"));
 }
 
+TEST(Config, SegmentationRefusesWhatNoEvaluationCanDo) {
+  const auto error_of = [](const nlohmann::json& segmentation) {
+    try {
+      parse_config({{"task", "segmentation"}, {"segmentation", segmentation}});
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(error_of({{"classes", {"a", "b"}}, {"window", 32}, {"scale_train", {0.01, 16}}}), "");
+  for (const int64_t window : {-1, 1, 31}) {
+    EXPECT_EQ(error_of({{"classes", {"a"}}, {"window", window}}),
+              "segmentation.window: must be 0 (whole pictures) or at least 32, got " + std::to_string(window));
+  }
+  for (const auto& range : std::vector<std::vector<double>>{{0.001, 1}, {1, 17}, {2, 1}, {1}, {}}) {
+    EXPECT_EQ(error_of({{"classes", {"a"}}, {"scale_train", range}}),
+              "segmentation.scale_train: must be [lowest, highest] within 0.01 to 16");
+  }
+  EXPECT_EQ(error_of({{"classes", {"a", "b", "a"}}}), "segmentation.classes[2]: \"a\" is the name of two classes");
+  EXPECT_EQ(error_of({{"classes", {"a", ""}}}), "segmentation.classes[1]: must be a name, got an empty one");
+}
+
 TEST(Config, FilesThatAreNotJsonSayWhere) {
   const auto path = std::filesystem::path(testing::TempDir()) / "broken_config.json";
   std::ofstream(path) << "{\"network\": {\"arch\": }}";

@@ -3,12 +3,16 @@
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "data_support.h"
 #include "iabn/data/batch_memory.h"
+#include "iabn/data/error.h"
 #include "iabn/data/loader.h"
 #include "iabn/data/random.h"
 #include "iabn/data/transform.h"
@@ -117,6 +121,57 @@ TEST(Pipeline, BatchesOutliveTheLoaderAndKeepTheirMemory) {
       EXPECT_NEAR(kept[i].images[5][0][0][0].item<float>() * 255, expected, 1e-3);
     }
   }
+}
+
+// Sample i: its first random number, and i as the label.
+class Draws final : public Samples {
+ public:
+  explicit Draws(int64_t bad = -1) : bad_(bad) {}
+  int64_t size() const override { return 5; }
+  SampleShape shape() const override { return {1, 1, 1, 1, {}}; }
+  std::string name(int64_t index) const override { return "draw[" + std::to_string(index) + "]"; }
+  void read(int64_t index, const Random& random, bool, float* images, int64_t* labels) const override {
+    if (index == bad_) throw DecodeError("test", name(index), "is bad");
+    Random own = random;
+    *images = static_cast<float>(own.uniform(0, 1));
+    *labels = index;
+  }
+
+ private:
+  int64_t bad_;
+};
+
+TEST(RepeatedSamples, EverySampleComesSoOftenInAnEpochAndIsAnotherEachTime) {
+  const auto samples = repeated_samples(std::make_shared<Draws>(), 3);
+  ASSERT_EQ(samples->size(), 15);
+  EXPECT_EQ(samples->name(4), "draw[4]");
+  EXPECT_EQ(samples->name(14), "draw[4]");
+  LoaderOptions options;
+  options.batch_size = 15;
+  Loader loader(samples, options);
+  const Batch batch = batches_of(loader, 0).at(0);
+  std::map<int64_t, std::set<float>> seen;
+  for (int64_t i = 0; i < 15; ++i) {
+    EXPECT_EQ(batch.labels[i].item<int64_t>(), batch.indices[static_cast<size_t>(i)] % 5);
+    seen[batch.labels[i].item<int64_t>()].insert(batch.images[i].item<float>());
+  }
+  ASSERT_EQ(seen.size(), 5u);
+  for (const auto& [label, draws] : seen) EXPECT_EQ(draws.size(), 3u) << label;
+}
+
+TEST(RepeatedSamples, OnceIsTheSamplesAndLessIsAnError) {
+  const auto samples = std::make_shared<Draws>();
+  EXPECT_EQ(repeated_samples(samples, 1), samples);
+  for (const int64_t times : {0, -1}) EXPECT_THROW(repeated_samples(samples, times), DataError);
+}
+
+TEST(RepeatedSamples, ABadOneIsNamedOnce) {
+  LoaderOptions options;
+  options.batch_size = 15;
+  options.skip_corrupt = true;
+  Loader loader(repeated_samples(std::make_shared<Draws>(2), 3), options);
+  EXPECT_EQ(batches_of(loader, 0).size(), 1u);
+  EXPECT_EQ(loader.skipped(), std::vector<std::string>{"test: draw[2]: is bad"});
 }
 
 TEST(BatchMemory, IsUsedAgainAndNoMoreIsKeptThanAllowed) {

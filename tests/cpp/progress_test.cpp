@@ -19,7 +19,7 @@ ProgressState state() {
   result.images_per_second = 3500.4;
   result.seconds_left = 63.2;
   result.loss = 0.41234;
-  result.top1 = 85.1249;
+  result.score = 85.1249;
   return result;
 }
 

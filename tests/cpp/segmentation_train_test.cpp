@@ -181,7 +181,7 @@ TEST(Confusion, ClassesThatNeverOccurAreNoPartOfTheMean) {
   // Class 0: 2 of 3 pixels hit; class 1: 1 hit, 1 false alarm; class 2: predicted only; class 3: never.
   matrix.add(torch::tensor({0, 0, 1, 1, 2}), torch::tensor({0, 0, 0, 1, -1}));
   matrix.add(torch::tensor({2}), torch::tensor({1}));
-  const auto table = matrix.table();
+  const auto table = segmentation::iou_table(matrix.counts());
   EXPECT_NEAR(table.iou[0], 100 * 2.0 / 3, 1e-9);
   EXPECT_NEAR(table.iou[1], 100 * 1.0 / 3, 1e-9);
   EXPECT_EQ(table.iou[2], 0);
@@ -189,9 +189,18 @@ TEST(Confusion, ClassesThatNeverOccurAreNoPartOfTheMean) {
   EXPECT_NEAR(table.mean_iou, 100.0 / 3, 1e-9);
   EXPECT_NEAR(table.pixel_accuracy, 100 * 3.0 / 5, 1e-9);
   EXPECT_EQ(table.pixels, (std::vector<int64_t>{3, 2, 0, 0}));
-  const auto empty = segmentation::ConfusionMatrix(2, torch::kCPU).table();
-  EXPECT_EQ(empty.mean_iou, 0);
-  EXPECT_EQ(empty.pixel_accuracy, 0);
+  const auto empty = segmentation::iou_table(torch::zeros({2, 2}));
+  EXPECT_TRUE(std::isnan(empty.mean_iou));
+  EXPECT_TRUE(std::isnan(empty.pixel_accuracy));
+}
+
+TEST(Confusion, FalseAlarmsOfTheIgnoredClassAreNoIouOfZero) {
+  const Tensor counts = torch::tensor({3, 0, 1, 0, 2, 2, 0, 0, 0}).view({3, 3});  // class 2 is in no mask
+  const auto table = segmentation::iou_table(counts, 2);
+  EXPECT_TRUE(std::isnan(table.iou[2]));
+  EXPECT_NEAR(table.mean_iou, (75 + 50) / 2.0, 1e-9);
+  EXPECT_NEAR(table.pixel_accuracy, 100 * 5.0 / 8, 1e-9);
+  EXPECT_NEAR(segmentation::iou_table(counts).mean_iou, 125 / 3.0, 1e-9);
 }
 
 Config segmentation_config() {
@@ -204,6 +213,25 @@ Config segmentation_config() {
   config.segmentation.dilations = {1, 2, 3};
   config.network.classes = 3;
   return config;
+}
+
+TEST(SegmentationStep, HeadAndClassifierHaveARateOfTheirOwn) {
+  Config config = segmentation_config();
+  config.optimizer.learning_rate = 0.1;
+  config.optimizer.classifier_lr = 0.5;
+  const auto network = build_network(config, torch::kCPU);
+  const TrainOptimizer optimizer(config.optimizer, *network);
+  ASSERT_EQ(optimizer.groups().size(), 2u);
+  EXPECT_EQ(optimizer.learning_rate(0), 0.1);
+  EXPECT_EQ(optimizer.learning_rate(1), 0.5);
+  std::vector<int64_t> top;
+  int64_t i = 0;
+  for (const auto& item : network->named_parameters()) {
+    if (!item.key().starts_with("body.")) top.push_back(i);
+    ++i;
+  }
+  EXPECT_FALSE(top.empty());
+  EXPECT_EQ(optimizer.groups()[1], top);
 }
 
 // On a GPU also as one CUDA graph: the same weights as step by step.

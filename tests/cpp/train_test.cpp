@@ -70,8 +70,8 @@ TEST_F(Training, LearnsAndLogs) {
   const TrainOptions run_options = options("learns");
   const TrainResult result = run(test::small_config("inplace"), run_options, 3);
   EXPECT_EQ(result.interrupted_by, 0);
-  EXPECT_GT(result.best_top1, 80);  // chance is 33
-  EXPECT_NEAR(last_validation_accuracy(run_options.log_dir / "log.csv"), result.top1, 1e-3);
+  EXPECT_GT(result.best_score, 80);  // chance is 33
+  EXPECT_NEAR(last_validation_accuracy(run_options.log_dir / "log.csv"), result.score, 1e-3);
   EXPECT_TRUE(fs::exists(run_options.log_dir / "model_best.pth.tar"));
 }
 
@@ -102,7 +102,7 @@ TEST_F(Training, ResumedRunEqualsStraightRunWithAveragesAccumulationAndBf16) {
   config.optimizer.schedule.warmup_epochs = 1.5;
   const TrainOptions straight = options("straight_all");
   TrainOptions resumed = options("resumed_all");
-  EXPECT_GT(run(config, straight, 3).top1, 60);  // chance is 33
+  EXPECT_GT(run(config, straight, 3).score, 60);  // chance is 33
   run(config, resumed, 1);
   resumed.resume = resumed.log_dir / kCheckpointName;
   run(config, resumed, 3);
@@ -117,7 +117,7 @@ TEST_F(Training, EvaluateAloneGivesTheRunsLastFigureAndWritesNoSnapshot) {
   run_options.resume = run_options.log_dir / kCheckpointName;
   run_options.log_dir = folder_.path() / "evaluate_again";
   run_options.evaluate_only = true;
-  EXPECT_DOUBLE_EQ(run(config, run_options, 2).top1, trained.top1);
+  EXPECT_DOUBLE_EQ(run(config, run_options, 2).score, trained.score);
   EXPECT_FALSE(fs::exists(run_options.log_dir / kCheckpointName));
   run_options.resume.reset();
   EXPECT_THROW(run(config, run_options, 2), SnapshotError);
