@@ -24,17 +24,21 @@ ProcessGroup& default_group() {
   return group;
 }
 
+std::string text_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
+}
+
 /// Runs a collective; where it fails, says who was doing what.
 template <class Collective>
 void exchange(const ProcessGroup& group, const std::string& what, Collective&& collective) {
   try {
     collective()->wait();
   } catch (const std::exception& error) {
-    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
     TORCH_CHECK(false, what, ": rank ", group->getRank(), " of the group of ", group->getSize(),
                 " could not exchange data with the others. One of them has ended, whose own message tells why, or has "
                 "not come to this layer within the group's timeout. ",
-                torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
+                text_of(error));
   }
 }
 
@@ -185,7 +189,7 @@ void check_same_layer(const ProcessGroup& group, const std::string& facts) {
       answer = store->get(key(other));
     } catch (const std::exception& error) {
       TORCH_CHECK(false, facts, ": rank ", rank, " of the group waited in vain for rank ", other,
-                  ", which has ended or has not come to this layer: ", error.what());
+                  ", which has ended or has not come to this layer: ", text_of(error));
     }
     const std::string theirs(answer.begin(), answer.end());
     TORCH_CHECK(theirs == facts, "rank ", rank, " of the group has come to ", facts, ", rank ", other, " to ", theirs,

@@ -1,9 +1,11 @@
 #include "iabn/train/distributed.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -36,6 +38,11 @@ int number(const char* name, int least, int most) {
   if (*end == '\0' && value >= least && value <= most) return static_cast<int>(value);
   throw std::invalid_argument(std::string(name) + " must be a number from " + std::to_string(least) + " to " +
                               std::to_string(most) + ", got \"" + text + "\"");
+}
+
+std::string text_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
 }
 
 // A word that no earlier attempt of the job has used, the same on all ranks. torchrun's agents keep one store over all
@@ -93,7 +100,7 @@ c10::intrusive_ptr<c10d::Store> connect(int rank, int size, std::chrono::millise
   } catch (const std::exception& error) {
     throw std::runtime_error("rank " + std::to_string(rank) + " of " + std::to_string(size) +
                              " could not meet the others at " + host + ":" + std::to_string(options.port) +
-                             " (MASTER_ADDR, MASTER_PORT): " + error.what());
+                             " (MASTER_ADDR, MASTER_PORT): " + text_of(error));
   }
   const auto own = c10::make_intrusive<c10d::PrefixStore>("iabn", store);
   return c10::make_intrusive<c10d::PrefixStore>(agree_on_word(own, rank, size, timeout), own);
@@ -122,11 +129,44 @@ at::Tensor World::sum(const at::Tensor& values) const {
     group->allreduce(list)->wait();
     return list.front().cpu();
   } catch (const std::exception& error) {
-    throw std::runtime_error("rank " + std::to_string(rank) + " of " + std::to_string(size) +
-                             " could not exchange data with the others; one of them has ended, whose own message "
-                             "tells why, or stays away: " +
-                             error.what());
+    fail_exchange(error);
   }
+}
+
+std::vector<std::string> World::gather(const std::vector<std::string>& texts) const {
+  if (!group) return texts;
+  std::string own;  // each text with a zero behind it
+  for (const std::string& text : texts) (own += text) += '\0';
+  at::Tensor sizes = at::zeros({size}, at::kLong);
+  sizes[rank] = static_cast<int64_t>(own.size());
+  std::vector<at::Tensor> list{sizes};
+  try {
+    group->allreduce(list)->wait();
+    const auto first = sizes.slice(0, 0, rank).sum().item<int64_t>();
+    list = {at::zeros({sizes.sum().item<int64_t>()}, at::kByte)};
+    if (list.front().numel() == 0) return {};
+    std::copy(own.begin(), own.end(), list.front().mutable_data_ptr<uint8_t>() + first);
+    group->allreduce(list)->wait();  // a sum, in which each byte is one rank's
+  } catch (const std::exception& error) {
+    fail_exchange(error);
+  }
+  std::vector<std::string> result(1);
+  for (const uint8_t byte : std::span(list.front().const_data_ptr<uint8_t>(), list.front().numel())) {
+    if (byte == 0) {
+      result.emplace_back();
+    } else {
+      result.back() += static_cast<char>(byte);
+    }
+  }
+  result.pop_back();
+  return result;
+}
+
+void World::fail_exchange(const std::exception& error) const {
+  throw std::runtime_error("rank " + std::to_string(rank) + " of " + std::to_string(size) +
+                           " could not exchange data with the others; one of them has ended, whose own message "
+                           "tells why, or stays away: " +
+                           text_of(error));
 }
 
 void World::leave() const {
@@ -136,10 +176,8 @@ void World::leave() const {
 }
 
 void World::end_process(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  const std::string text = torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
   std::fflush(stdout);
-  std::fprintf(stderr, "iabn: error: %s\n", text.c_str());
+  std::fprintf(stderr, "iabn: error: %s\n", text_of(error).c_str());
   std::fflush(stderr);
   std::_Exit(1);
 }

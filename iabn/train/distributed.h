@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
@@ -33,6 +34,8 @@ struct World {
   bool any(bool here) const;
   /// The sum over all ranks, on the CPU; otherwise as any(). `values` may be on the device and stays as it is.
   at::Tensor sum(const at::Tensor& values) const;
+  /// The texts of all ranks, on all, in the order of the ranks; a collective that waits on the host.
+  std::vector<std::string> gather(const std::vector<std::string>& texts) const;
 
   /// Calls `part` of the job, which may leave work on a GPU. An exception passes as it is, but for a job on GPUs: there
   /// its text goes to stderr and the process ends with exit code 1 at once, because what waits on a GPU for a process
@@ -50,6 +53,7 @@ struct World {
   void leave() const;
 
  private:
+  [[noreturn]] void fail_exchange(const std::exception& error) const;
   [[noreturn]] static void end_process(const std::exception& error);
 };
 

@@ -1,23 +1,42 @@
 #include "iabn/train/interrupt.h"
 
+#include <atomic>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 
 namespace iabn::train {
 namespace {
 
-volatile std::sig_atomic_t pending = 0;
+// Lock-free: a handler may use nothing else, and any thread may run it.
+std::atomic<int> pending = 0;
+std::atomic<int64_t> first_time = 0, together_time = 0;  // nanoseconds
 struct sigaction old_int, old_term;
 
-extern "C" void note_signal(int signal) { pending = signal; }
+int64_t now() {
+  timespec time{};
+  ::clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * int64_t{1000000000} + time.tv_nsec;
+}
+
+extern "C" void note_signal(int signal) {
+  int none = 0;
+  if (pending.compare_exchange_strong(none, signal)) {
+    first_time = now();
+  } else if (now() - first_time >= together_time) {
+    ::signal(signal, SIG_DFL);
+    ::raise(signal);  // taken when this handler returns
+  }
+}
 
 }  // namespace
 
-InterruptGuard::InterruptGuard() {
+InterruptGuard::InterruptGuard(std::chrono::seconds together) {
   pending = 0;
+  together_time = std::chrono::nanoseconds(together).count();
   struct sigaction action = {};
   action.sa_handler = note_signal;
-  // Reset: the second signal finds the default again. Restart: reads and writes at work go on.
-  action.sa_flags = SA_RESETHAND | SA_RESTART;
+  action.sa_flags = SA_RESTART;  // reads and writes at work go on
   sigaction(SIGINT, &action, &old_int);
   sigaction(SIGTERM, &action, &old_term);
 }

@@ -2,14 +2,16 @@
 
 // Ctrl-C and SIGTERM as a request that the training loop honours after the step at hand.
 
+#include <chrono>
 #include <exception>
 
 namespace iabn::train {
 
 /// While one lives, the first SIGINT or SIGTERM is only noted; a second one ends the process at once, as without it.
+/// What comes within `together` of the first counts as the same.
 class InterruptGuard {
  public:
-  InterruptGuard();
+  explicit InterruptGuard(std::chrono::seconds together = std::chrono::seconds(0));
   ~InterruptGuard();
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;

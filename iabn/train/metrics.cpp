@@ -43,29 +43,25 @@ void Meter::reset() {
   images_ = 0;
 }
 
-Metrics Meter::metrics(const at::Tensor& sums, int64_t images) const {
+Metrics Meter::metrics(const MeterSums& total) const {
   Metrics result;
-  result.loss = sums[0].item<double>() / static_cast<double>(std::max<int64_t>(images, 1));
-  result.images = images;
-  result.percents = percents(sums.slice(0, 1), images);
+  result.loss = total.sums[0].item<double>() / static_cast<double>(std::max<int64_t>(total.images, 1));
+  result.images = total.images;
+  result.percents = percents(total.sums.slice(0, 1), total.images);
   return result;
 }
 
-Metrics Meter::values() const { return metrics(sums(), images_); }
-
-Metrics Meter::values(const nn::ProcessGroup& group) const {
-  if (!group) return values();
+MeterSums Meter::total(const nn::ProcessGroup& group) const {
+  if (!group) return {sums_.cpu().clone(), images_};
   std::vector<at::Tensor> packed{at::cat({sums_, at::full({1}, static_cast<double>(images_), sums_.options())})};
   group->allreduce(packed)->wait();
   const at::Tensor host = packed.front().cpu();
-  return metrics(host.slice(0, 0, -1), static_cast<int64_t>(host[-1].item<double>()));
+  return {host.slice(0, 0, -1).clone(), static_cast<int64_t>(host[-1].item<double>())};
 }
 
-at::Tensor Meter::sums() const { return sums_.cpu().clone(); }
-
-void Meter::restore(const at::Tensor& sums, int64_t images) {
-  sums_.copy_(sums);
-  images_ = images;
+void Meter::restore(const MeterSums& total) {
+  sums_.copy_(total.sums);
+  images_ = total.images;
 }
 
 at::Tensor MetricSums::hits(const at::Tensor& answer, const at::Tensor& labels) const {

@@ -35,6 +35,12 @@ std::string to_text(const Metrics& metrics, bool brief = false);
 /// Loss, if there is one, and percents under the names that log files give them: {"loss", 0.4123}, {"top1", 85.12}.
 std::vector<std::pair<std::string, double>> named_values(const Metrics& metrics);
 
+/// What a Meter has summed: float64 [n] on the CPU, the sum of losses first, and the number of images.
+struct MeterSums {
+  at::Tensor sums;
+  int64_t images = 0;
+};
+
 /// Sums over batches, each task its own. They stay on the device until values() is called, so adding a batch never
 /// waits for a GPU.
 class Meter {
@@ -47,14 +53,15 @@ class Meter {
   void count(int64_t images) { images_ += images; }
   /// Back to nothing, with the sums where they are.
   void reset();
-  Metrics values() const;
+  Metrics values() const { return values(nullptr); }
   /// Of all processes; a collective. A null group: values().
-  Metrics values(const nn::ProcessGroup& group) const;
+  Metrics values(const nn::ProcessGroup& group) const { return metrics(total(group)); }
 
-  /// For snapshots: float64 [n] on the CPU, the sum of losses first, and the number of images.
-  at::Tensor sums() const;
-  int64_t images() const { return images_; }
-  void restore(const at::Tensor& sums, int64_t images);
+  /// For snapshots, of all processes; a collective, except with a null group.
+  MeterSums total(const nn::ProcessGroup& group) const;
+  /// How many numbers total() has.
+  int64_t numbers() const { return sums_.numel(); }
+  void restore(const MeterSums& total);
 
  protected:
   /// numbers: what hits() returns.
@@ -66,7 +73,7 @@ class Meter {
   virtual std::vector<Percent> percents(const at::Tensor& hits, int64_t images) const = 0;
 
  private:
-  Metrics metrics(const at::Tensor& sums, int64_t images) const;
+  Metrics metrics(const MeterSums& total) const;
 
   at::Tensor sums_;
   int64_t images_ = 0;

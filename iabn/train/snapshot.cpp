@@ -219,7 +219,7 @@ std::vector<std::string> config_differences(const nlohmann::json& there, const n
   return result;
 }
 
-std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state) {
+std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state, const MeterSums& metrics) {
   Dict own;
   own.set("format", kFormat);
   own.set("version", std::string(kVersion));
@@ -228,8 +228,8 @@ std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state) {
   own.set("step", state.step);
   own.set("train_images", state.train_images);
   own.set("epoch_seconds", state.epoch_seconds);
-  own.set("metric_sums", io::from_at(parts.metrics.sums()));
-  own.set("metric_images", parts.metrics.images());
+  own.set("metric_sums", io::from_at(metrics.sums));
+  own.set("metric_images", metrics.images);
   own.set("rng_cpu", io::from_at(generator(c10::Device(c10::kCPU)).get_state()));
   if (parts.device.is_cuda()) own.set("rng_cuda", io::from_at(generator(parts.device).get_state()));
   if (const LossScaler* scaler = parts.step.scaler()) own.set("loss_scale", io::from_at(scaler->state()));
@@ -265,8 +265,8 @@ RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& p
   if (LossScaler* scaler = parts.step.scaler(); scaler != nullptr && reader.has("loss_scale")) {
     scaler->load_state(reader.tensor("loss_scale", at::kFloat, 2));
   }
-  parts.metrics.restore(reader.tensor("metric_sums", at::kDouble, parts.metrics.sums().numel()),
-                        reader.number("metric_images"));
+  parts.metrics.restore(
+      {reader.tensor("metric_sums", at::kDouble, parts.metrics.numbers()), reader.number("metric_images")});
   reader.restore_generator("rng_cpu", c10::Device(c10::kCPU));
   // A run that began on the CPU has no state of the GPU; then the seed's stays, as at its start.
   if (parts.device.is_cuda() && reader.has("rng_cuda")) reader.restore_generator("rng_cuda", parts.device);

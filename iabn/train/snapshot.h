@@ -51,7 +51,8 @@ struct SnapshotParts {
   c10::Device device;  // its generator belongs to the state
 };
 
-std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state);
+/// metrics: what the processes of the job have summed together in the epoch at hand.
+std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state, const MeterSums& metrics);
 
 /// Throws SnapshotError where the file cannot be read, is truncated or foreign, or, unless `any_config`, belongs to
 /// another configuration: the text lists the keys that differ. optimizer.schedule.epochs may differ, so that a run can

@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include <ATen/ATen.h>
 
 #include "iabn/data/error.h"
 #include "iabn/data/loader.h"
 #include "iabn/models/network.h"
+#include "iabn/train/agreement.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
 #include "iabn/train/clock.h"
@@ -55,13 +57,13 @@ class Run {
 
  private:
   void resume();
-  bool stop();
   void describe();
   void set_scores(TrainResult& result) const;
   bool run_epoch(Metrics& train, Evaluation& val);
   void train_epoch();
   void train_step(const DeviceBatch& batch);
   bool evaluate(Evaluation& result);
+  [[noreturn]] void stop_for(const data::DataError& error);
   void finish_epoch(const Metrics& train, const Evaluation& val);
   void report_skipped();
   void save(const char* name);
@@ -88,9 +90,8 @@ class Run {
   TrainStep step_;
   RunLog log_;
   RunState state_;
-  bool stopping_ = false;  // all processes have agreed
+  Agreement agreement_;
   std::unique_ptr<CsvLog> csv_;
-  Clock since_snapshot_;
   double last_evaluation_seconds_ = 0;
   Metrics last_evaluation_;
   std::set<std::string> skipped_;  // texts that have been printed
@@ -112,7 +113,8 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
                                                 : std::vector<std::string>()),
       meter_(task_->meter(device_)),
       step_(config, *network_, *meter_, device_, world_),
-      log_(made_folder(options.log_dir), world_.rank, options.print_frequency) {
+      log_(made_folder(options.log_dir), world_.rank, options.print_frequency),
+      agreement_(world_, options.snapshot_minutes) {
   if (resume_from_) resume();
   check_same_job(world_,
                  {to_json(config).dump(), resume_from_.has_value(), state_, train_images(), evaluator_->images()});
@@ -159,7 +161,6 @@ void Run::describe() {
 }
 
 TrainResult Run::train() {
-  const InterruptGuard interrupts;
   describe();
   if (resume_from_) {
     log_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " + std::to_string(state_.step));
@@ -189,8 +190,6 @@ void Run::set_scores(TrainResult& result) const {
 }
 
 TrainResult Run::evaluate_only() {
-  std::optional<InterruptGuard> interrupts;  // of several processes, each may end at once: nothing is to be saved
-  if (!world_.group) interrupts.emplace();
   describe();
   TrainResult result;
   Evaluation val;
@@ -214,24 +213,30 @@ bool Run::run_epoch(Metrics& train, Evaluation& val) {
     train_epoch();
     train = meter_->values(world_.group);
     check_finite(train.loss);
-    complete = !stopping_ && !world_.any(pending_interrupt() != 0);
+    complete = !agreement_.stop_now();
     // Several processes can't stop in an evaluation together, and one of whole pictures may fail: what is trained is
     // safe before it.
     state_.epoch_seconds = before + clock.seconds();
     if (complete && (world_.group || evaluator_->whole_pictures())) save(kCheckpointName);
     complete = complete && evaluate(val);
-  } catch (const data::DataError& error) {  // met between two steps: the state is whole
-    if (!world_.first()) throw;             // the others end too, and the last snapshot stays
+  } catch (const data::DataError& error) {
     state_.epoch_seconds = before + clock.seconds();
-    save(kCheckpointName);
-    const std::string path = checkpoint_path().string();
-    const bool corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
-    throw data::DataError("training stopped", error.what(),
-                          "state saved in " + path + "; repair or replace the file" +
-                              (corrupt ? " (or add --skip-corrupt)" : "") + ", then continue with --resume " + path);
+    stop_for(error);
   }
   state_.epoch_seconds = before + clock.seconds();
   return complete;
+}
+
+// Met between two steps: the state is whole. But of several processes the others are not asked, and part of it is
+// theirs.
+void Run::stop_for(const data::DataError& error) {
+  if (!world_.group) save(kCheckpointName);
+  const std::string path = checkpoint_path().string();
+  const bool corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
+  throw data::DataError("training stopped", error.what(),
+                        (world_.group ? "the last snapshot stays" : "state saved in " + path) +
+                            "; repair or replace the file" + (corrupt ? " (or add --skip-corrupt)" : "") +
+                            ", then continue with --resume " + path);
 }
 
 void Run::train_epoch() {
@@ -241,11 +246,12 @@ void Run::train_epoch() {
   const double seconds_before = state_.epoch_seconds;
   if (first == train_loader_.batches()) return;  // interrupted in the evaluation: only that is left
   train_data_.start_epoch(state_.epoch, first);
-  while (!stop()) {
+  while (!agreement_.stop(state_.step)) {
     const auto batch = train_data_.next();
     if (!batch) break;
     train_step(*batch);
     ++state_.step;
+    agreement_.step_done();
     // The epoch's last step is logged at its end.
     const bool log_step = state_.step % options_.print_frequency == 0 && state_.step < train_loader_.batches();
     const bool draw = log_.progress().due(state_.step);
@@ -256,22 +262,13 @@ void Run::train_epoch() {
       if (log_step) log_.metrics("train", total_steps(), metrics);
       if (log_step) log_.learning_rate(total_steps(), step_.optimizer().learning_rate());
     }
-    if (options_.snapshot_minutes > 0 && since_snapshot_.seconds() > 60 * options_.snapshot_minutes) {
+    if (agreement_.snapshot_due(state_.step)) {
       state_.epoch_seconds = seconds_before + clock.seconds();
       save(kCheckpointName);
       state_.epoch_seconds = seconds_before;
     }
     train_data_.prefetch();
   }
-}
-
-// Asked before every step. Processes must stop at the same one, so they agree, once in a while: it costs a round trip.
-bool Run::stop() {
-  constexpr int64_t kStepsBetween = 16;
-  const bool here = pending_interrupt() != 0;
-  if (!world_.group) return here;
-  if (state_.step % kStepsBetween == 0) stopping_ = world_.any(here);
-  return stopping_;
 }
 
 void Run::train_step(const DeviceBatch& batch) {
@@ -327,21 +324,21 @@ void Run::finish_epoch(const Metrics& train, const Evaluation& val) {
 }
 
 void Run::report_skipped() {
-  for (const auto& texts : {train_loader_.skipped(), evaluator_->skipped()}) {
-    for (const std::string& text : texts) {
-      if (skipped_.insert(text).second) log_.print("skipped " + text);
-    }
+  if (!options_.skip_corrupt) return;
+  std::vector<std::string> own = train_loader_.skipped();
+  for (std::string& text : evaluator_->skipped()) own.push_back(std::move(text));
+  for (const std::string& text : world_.gather(own)) {
+    if (skipped_.insert(text).second) log_.print("skipped " + text);
   }
-  const auto all = world_.sum(at::full({1}, static_cast<int64_t>(skipped_.size()), at::kLong)).item<int64_t>();
-  const char* where = world_.group ? ", counted by every process that met them, see rank*.log" : "";
-  if (all > 0) log_.print("corrupt images skipped so far: " + std::to_string(all) + where);
+  if (!skipped_.empty()) log_.print("corrupt images skipped so far: " + std::to_string(skipped_.size()));
 }
 
+// A collective.
 void Run::save(const char* name) {
   if (!all_finite(parts())) fail_diverged("a weight or a running statistic is not finite");
-  since_snapshot_ = Clock();
-  if (!world_.first()) return;
-  replace_file(options_.log_dir / name, snapshot_bytes(parts(), state_));
+  const MeterSums metrics = meter_->total(world_.group);
+  agreement_.saved();
+  if (world_.first()) replace_file(options_.log_dir / name, snapshot_bytes(parts(), state_, metrics));
 }
 
 void Run::check_finite(double loss, const char* what) const {

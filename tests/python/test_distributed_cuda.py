@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
+from distributed_support import CONFIG, rows, run, torchrun
 from image_folder import write_images
-from test_distributed_program import CONFIG, rows, run, torchrun
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 

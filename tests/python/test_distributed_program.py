@@ -1,25 +1,15 @@
 """`iabn train` and `iabn validate` under torchrun: several processes over Gloo give what one process gives."""
 
-import csv
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
+from distributed_support import CONFIG, OPTIONS, rows, run, started, torchrun, workers
 from image_folder import write_images
-
-CONFIG = {
-    "network": {"arch": "preact_resnet8", "width": 8, "bn_mode": "sync", "activation": "leaky_relu", "classes": 2},
-    "optimizer": {"batch_size": 12, "learning_rate": 0.05, "clip": 0, "schedule": {"epochs": 2}},
-    "input": {"augmentation": "flip", "crop_train": 16, "scale_val": -1, "crop_val": 16},
-}
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +18,6 @@ def folder(tmp_path_factory):
     write_images(folder / "data", {"train": 30, "val": 11}, noise=190)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
-
-
-def torchrun(program, processes, *arguments, restarts=0):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone"]
-    return [*launcher, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", program, *map(str, arguments)]
-
-
-def run(command, folder, code=0):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert (process.returncode == 0) == (code == 0), process.stdout + process.stderr
-    return process.stdout + process.stderr
-
-
-def rows(folder, log_dir):
-    with (folder / log_dir / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-OPTIONS = ("--device", "cpu", "--workers", 1, "--threads", 1)
 
 
 @pytest.fixture(scope="module")
@@ -100,28 +70,16 @@ def long_job(program, folder, log_dir, processes, restarts):
     (folder / "long.json").write_text(json.dumps(config))
     options = ("--log-dir", log_dir, "--resume", "auto", *OPTIONS)
     command = torchrun(program, processes, "train", "long.json", "data", *options, restarts=restarts)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as job:
-        deadline = time.monotonic() + 120
-        while not (folder / log_dir / "log.csv").exists() or len(rows(folder, log_dir)) < 3:
-            assert time.monotonic() < deadline and job.poll() is None
-            time.sleep(0.05)
-        yield job, workers(log_dir)
-
-
-def workers(log_dir):
-    """Processes of the program with this log directory, without their launcher."""
-    found = subprocess.run(["pgrep", "-f", "--", f"--log-dir {log_dir} "], capture_output=True, text=True, check=False)
-    launcher = b"torch.distributed.run"
-    return [int(pid) for pid in found.stdout.split() if launcher not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    with started(command, folder, log_dir) as job:
+        job.wait_until(lambda: (folder / log_dir / "log.csv").exists() and len(rows(folder, log_dir)) >= 3)
+        yield job, list(workers(log_dir).values())
 
 
 def test_a_killed_process_ends_the_job_and_a_restart_resumes_it(folder, built_program):
     with long_job(built_program("iabn"), folder, "killed", processes=2, restarts=2) as (job, own):
         os.kill(own[-1], signal.SIGKILL)
-        output, _ = job.communicate(timeout=240)
-    assert job.returncode == 0, output
-    assert "continuing after epoch" in output
+        assert job.end() == 0, job.output()
+    assert "continuing after epoch" in job.output()
     assert [int(row["epoch"]) for row in rows(folder, "killed")] == list(range(1, 41))
 
 
@@ -129,9 +87,8 @@ def test_without_restarts_all_four_end_with_a_message_and_the_snapshot_is_whole(
     with long_job(built_program("iabn"), folder, "ended", processes=4, restarts=0) as (job, own):
         assert len(own) == 4
         os.kill(random.choice(own), signal.SIGKILL)
-        output, _ = job.communicate(timeout=120)
-    assert job.returncode != 0
-    assert "could not exchange data with the others" in output, output
+        assert job.end() != 0
+    assert "could not exchange data with the others" in job.output()
     assert not workers("ended")
     snapshot = torch.load(folder / "ended" / "checkpoint.pth.tar", weights_only=True)
     assert snapshot["epoch"] >= 3 and len(rows(folder, "ended")) >= snapshot["epoch"]
