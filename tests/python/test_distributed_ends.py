@@ -290,7 +290,12 @@ def test_segmentation_trains_as_one_process_where_every_pixel_counts(folder, bui
     content = {
         "task": "segmentation",
         "network": {key: CONFIG["network"][key] for key in ("arch", "width", "bn_mode", "activation")},
-        "optimizer": {"batch_size": 6, "learning_rate": 0.05, "schedule": {"type": "poly", "epochs": 2}},
+        "optimizer": {
+            "batch_size": 6,
+            "learning_rate": 0.05,
+            "clip": 0,
+            "schedule": {"type": "poly", "epochs": 2},
+        },
         "input": {"crop_train": 32},
         "segmentation": {
             "classes": CLASSES,
