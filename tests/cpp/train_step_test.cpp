@@ -168,7 +168,7 @@ TEST(TrainStepTest, AccumulatedGradientsAreTheMeanOverTheParts) {
   }
   expect_same_weights(*network, *reference, 1e-5);
   EXPECT_NEAR(loss.item<double>(), (total / 4).item<double>(), 1e-5);
-  EXPECT_EQ(metrics.images(), 16);
+  EXPECT_EQ(metrics.values().images, 16);
   EXPECT_NEAR(metrics.values().loss, loss.item<double>(), 1e-5);
 }
 
@@ -203,7 +203,7 @@ TEST(TrainStepTest, EveryPrecisionAndTheGraphLowerTheLoss) {
         if (i == 0) first = last;
       }
       EXPECT_LT(last, 0.9 * first);
-      EXPECT_EQ(metrics.images(), 12 * 16);
+      EXPECT_EQ(metrics.values().images, 12 * 16);
       const Tensor now = network->parameters()[0].detach().cpu();
       EXPECT_TRUE(!graph || torch::equal(weights, now));
       weights = now.clone();
