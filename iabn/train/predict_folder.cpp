@@ -56,30 +56,16 @@ class Pipeline {
       : predictor_(predictor), device_(device), colors_(std::move(colors)), pool_(workers) {}
 
   /// Counts written and bad ones in `report`; calls on_done after each. Throws Interrupted where `interruptible`.
+  /// Whatever it throws, the pictures that the network has seen are written before.
   template <class OnDone>
   void run(const std::vector<PictureFiles>& pictures, OutputMode mode, bool interruptible, PredictReport& report,
            const OnDone& on_done) {
-    Stage on_device;  // one at a time: the next is queued on the GPU before the host waits for this one
-    for (size_t next = 0;;) {
-      for (; next < pictures.size() && ahead_.size() <= depth(); ++next) start_reading(pictures[next], mode);
-      if (ahead_.empty()) break;
-      Stage current = std::move(ahead_.front());
-      ahead_.pop_front();
-      pool_.wait(current.job);
-      if (interruptible && pending_interrupt() != 0) throw_interrupted(report);
-      if (current.picture->error().empty()) {
-        current.picture->predict(predictor_, device_);
-        std::swap(current, on_device);
-      }
-      if (!current.picture) continue;  // nothing was on the device before
-      end(current, report);
-      on_done();
+    try {
+      predict(pictures, mode, interruptible, report, on_done);
+    } catch (...) {
+      save_what_is_done(report);
+      throw;
     }
-    if (on_device.picture) {
-      end(on_device, report);
-      on_done();
-    }
-    wait_for_writers(0, report);
   }
 
  private:
@@ -87,6 +73,31 @@ class Pipeline {
     std::shared_ptr<PredictPicture> picture;
     std::shared_ptr<data::WorkerPool::Job> job;
   };
+
+  template <class OnDone>
+  void predict(const std::vector<PictureFiles>& pictures, OutputMode mode, bool interruptible, PredictReport& report,
+               const OnDone& on_done) {
+    for (size_t next = 0;;) {
+      for (; next < pictures.size() && ahead_.size() <= depth(); ++next) start_reading(pictures[next], mode);
+      if (ahead_.empty()) break;
+      Stage current = std::move(ahead_.front());
+      ahead_.pop_front();
+      pool_.wait(current.job);
+      if (interruptible && pending_interrupt() != 0) throw Interrupted(pending_interrupt());
+      if (current.picture->error().empty()) {
+        current.picture->predict(predictor_, device_);
+        if (current.picture->error().empty()) std::swap(current, on_device_);
+      }
+      if (!current.picture) continue;  // nothing was on the device before
+      end(current, report);
+      on_done();
+    }
+    if (on_device_.picture) {
+      end(std::exchange(on_device_, {}), report);
+      on_done();
+    }
+    wait_for_writers(0, report);
+  }
 
   size_t depth() const { return static_cast<size_t>(pool_.threads()); }
 
@@ -110,21 +121,33 @@ class Pipeline {
 
   // Until no more than `left` are still to be written.
   void wait_for_writers(size_t left, PredictReport& report) {
-    for (; behind_.size() > left; behind_.pop_front()) {
-      pool_.wait(behind_.front().job);
+    while (behind_.size() > left) {
+      const Stage first = std::move(behind_.front());
+      behind_.pop_front();
+      pool_.wait(first.job);
       ++report.written;
     }
   }
 
-  [[noreturn]] void throw_interrupted(PredictReport& report) {
-    wait_for_writers(0, report);
-    throw Interrupted(pending_interrupt());
+  // While an exception passes, which is the one to be told of: further errors are not.
+  void save_what_is_done(PredictReport& report) noexcept {
+    try {
+      if (on_device_.picture) end(std::exchange(on_device_, {}), report);
+    } catch (const std::exception&) {
+    }
+    while (!behind_.empty()) {
+      try {
+        wait_for_writers(0, report);
+      } catch (const std::exception&) {  // the next one may go well
+      }
+    }
   }
 
   const Predictor& predictor_;
   c10::Device device_;
   std::vector<segmentation::Color> colors_;
   std::deque<Stage> ahead_, behind_;
+  Stage on_device_;        // one at a time: the next is queued on the GPU before the host waits for this one
   data::WorkerPool pool_;  // last: its threads end before what they use
 };
 

@@ -35,12 +35,14 @@ struct PredictReport {
   int64_t pictures = 0;  // in the folder: written + skipped + bad
   int64_t written = 0;
   int64_t skipped = 0;  // their files were there already
-  int64_t bad = 0;      // left out: could not be read or decoded, or gave logits that are no numbers
+  int64_t bad = 0;      // left out: see predict_folder()
 };
 
 /// For every picture of the folder the files of `mode`, in the picture's own size; each is written as a whole or not at
 /// all, so a run that was broken off can be repeated. In a job of several processes picture i is for process i modulo
-/// their number; the report is that of all. Bad pictures are named on stderr and left out. Prints notes and progress to
+/// their number; the report is that of all. Bad pictures are named on stderr and left out: those that cannot be read or
+/// decoded, that the network refuses (too small, too large for the memory), or whose logits are no numbers. Before
+/// anything is thrown, the pictures that the network has seen are written. Prints notes and progress to
 /// stdout. Throws ConfigError, WeightsError, io::CheckpointError, FileError (also for a full disk), Interrupted, what
 /// list_pictures throws, and std::invalid_argument.
 PredictReport predict_folder(const PredictOptions& options);
