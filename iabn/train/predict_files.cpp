@@ -54,7 +54,8 @@ OutputMode output_mode_from_name(const std::string& name) {
 }
 
 bool PictureFiles::exist() const {
-  return fs::is_regular_file(output) && (confidence.empty() || fs::is_regular_file(confidence));
+  std::error_code no;  // e.g. a name that is too long
+  return fs::is_regular_file(output, no) && (confidence.empty() || fs::is_regular_file(confidence, no));
 }
 
 std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& output, OutputMode mode) {
@@ -79,7 +80,7 @@ std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& o
   std::sort(pictures.begin(), pictures.end(), [](const auto& a, const auto& b) { return a.input < b.input; });
   check_no_two_write_the_same(pictures);
   make_folder(output);
-  check_replaceable(pictures.front().output);
+  check_replaceable(output / ".iabn");  // the folder: a single picture's name may be wrong
   return pictures;
 }
 

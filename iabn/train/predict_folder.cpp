@@ -110,11 +110,7 @@ class Pipeline {
   void end(const Stage& stage, PredictReport& report) {
     const auto picture = stage.picture;
     if (picture->error().empty()) picture->finish();
-    if (!picture->error().empty()) {
-      ++report.bad;
-      std::fprintf(stderr, "bad picture, left out: %s\n", picture->error().c_str());
-      return;
-    }
+    if (!picture->error().empty()) return leave_out(*picture, report);
     behind_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->write(colors_); })});
     wait_for_writers(depth(), report);
   }
@@ -125,8 +121,17 @@ class Pipeline {
       const Stage first = std::move(behind_.front());
       behind_.pop_front();
       pool_.wait(first.job);
-      ++report.written;
+      if (first.picture->error().empty()) {
+        ++report.written;
+      } else {
+        leave_out(*first.picture, report);
+      }
     }
+  }
+
+  static void leave_out(const PredictPicture& picture, PredictReport& report) {
+    ++report.bad;
+    std::fprintf(stderr, "bad picture, left out: %s\n", picture.error().c_str());
   }
 
   // While an exception passes, which is the one to be told of: further errors are not.

@@ -41,10 +41,10 @@ struct PredictReport {
 /// For every picture of the folder the files of `mode`, in the picture's own size; each is written as a whole or not at
 /// all, so a run that was broken off can be repeated. In a job of several processes picture i is for process i modulo
 /// their number; the report is that of all. Bad pictures are named on stderr and left out: those that cannot be read or
-/// decoded, that the network refuses (too small, too large for the memory), or whose logits are no numbers. Before
-/// anything is thrown, the pictures that the network has seen are written. Prints notes and progress to
-/// stdout. Throws ConfigError, WeightsError, io::CheckpointError, FileError (also for a full disk), Interrupted, what
-/// list_pictures throws, and std::invalid_argument.
+/// decoded, that the network refuses (too small, too large for the memory), or whose logits are no numbers, or whose
+/// files' names are too long or those of folders. Before anything is thrown, the pictures that the network has seen are
+/// written. Prints notes and progress to stdout. Throws ConfigError, WeightsError, io::CheckpointError, FileError (also
+/// for a full disk), Interrupted, what list_pictures throws, and std::invalid_argument.
 PredictReport predict_folder(const PredictOptions& options);
 
 }  // namespace iabn::train

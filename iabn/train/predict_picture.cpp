@@ -93,7 +93,15 @@ void PredictPicture::finish() {
   }
 }
 
-void PredictPicture::write(std::span<const segmentation::Color> colors) const {
+void PredictPicture::write(std::span<const segmentation::Color> colors) {
+  try {
+    write_files(colors);
+  } catch (const FileNameError& error) {
+    leave_out(error);
+  }
+}
+
+void PredictPicture::write_files(std::span<const segmentation::Color> colors) const {
   using segmentation::png_bytes;
   const auto* labels = labels_.const_data_ptr<uint8_t>();
   const data::Image classes{height_, width_, 1, labels};

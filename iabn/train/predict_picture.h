@@ -30,10 +30,11 @@ class PredictPicture {
   void predict(const segmentation::Predictor& predictor, c10::Device device);
   /// Waits for the answer. Logits that are no numbers become error().
   void finish();
-  /// Throws FileError.
-  void write(std::span<const segmentation::Color> colors) const;
+  /// What is wrong with the name alone becomes error(); a full disk and the like throw FileError.
+  void write(std::span<const segmentation::Color> colors);
 
  private:
+  void write_files(std::span<const segmentation::Color> colors) const;
   // Names the picture unless `reason` does, and gives up what it holds.
   void leave_out(const std::string& reason);
   void leave_out(const std::exception& error);
