@@ -157,7 +157,7 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   if (world.on_gpus) {
     world.group->setBackend(c10::kCUDA, Backend::NCCL, make_nccl(under("nccl"), world.rank, world.size, timeout));
     world.group->setDefaultBackend(Backend::NCCL);
-    world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout));
+    world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout), timeout);
   }
   return world;
 }
