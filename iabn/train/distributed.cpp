@@ -6,12 +6,14 @@
 #include <random>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include "iabn/train/config.h"
 #include "iabn/train/device.h"
 #include "iabn/train/neighbour_watch.h"
 
@@ -110,20 +112,23 @@ std::string World::device_name(const std::string& asked) const {
   return choose_device(asked).is_cuda() ? "cuda:" + std::to_string(local_rank) : asked;
 }
 
-bool World::any(bool here) const {
-  if (!group) return here;
-  at::Tensor flag = at::full({1}, here ? 1 : 0, at::kInt);  // on the CPU: through Gloo, beside a GPU's work
-  std::vector<at::Tensor> list{flag};
+at::Tensor World::sum(at::Tensor numbers, std::chrono::milliseconds timeout) const {
+  if (!group) return numbers;
+  std::vector<at::Tensor> list{std::move(numbers)};  // on the CPU: through Gloo, beside a GPU's work
+  c10d::AllreduceOptions options;
+  if (timeout.count() > 0) options.timeout = timeout;
   try {
-    group->allreduce(list)->wait();
+    group->allreduce(list, options)->wait();
   } catch (const std::exception& error) {
     throw std::runtime_error("rank " + std::to_string(rank) + " of " + std::to_string(size) +
                              " could not exchange data with the others; one of them has ended, whose own message "
                              "tells why, or stays away: " +
                              error.what());
   }
-  return flag.item<int>() > 0;
+  return list.front();
 }
+
+bool World::any(bool here) const { return sum(at::full({1}, here ? 1 : 0, at::kInt)).item<int>() > 0; }
 
 void World::leave() const {
   if (!group) return;
@@ -137,7 +142,9 @@ void World::end_process(const std::exception& error) {
   std::fflush(stdout);
   std::fprintf(stderr, "iabn: error: %s\n", text.c_str());
   std::fflush(stderr);
-  std::_Exit(1);
+  const bool is_usage = dynamic_cast<const ConfigError*>(&error) != nullptr ||
+                        dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
+  std::_Exit(is_usage ? 2 : 1);  // as main() does
 }
 
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {

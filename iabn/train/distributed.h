@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
 #include "iabn/nn/sync.h"
@@ -29,9 +30,13 @@ struct World {
   std::string device_name(const std::string& asked) const;
   /// True on all ranks where it is on one; a collective that waits on the host.
   bool any(bool here) const;
+  /// Of a tensor of the CPU the sum over the ranks, in place; a collective that waits on the host, at most `timeout`,
+  /// by default the group's. Throws std::runtime_error that names this rank.
+  at::Tensor sum(at::Tensor numbers, std::chrono::milliseconds timeout = {}) const;
 
   /// Calls `part` of the job, which may leave work on a GPU. An exception passes as it is, but for a job on GPUs: there
-  /// its text goes to stderr and the process ends with exit code 1 at once, because what waits on a GPU for a process
+  /// its text goes to stderr and the process ends at once, with exit code 2 for ConfigError and std::invalid_argument
+  /// and 1 for all others, as without GPUs, because what waits on a GPU for a process
   /// that has gone can't be taken back, and the destructors of whatever uses the GPU would wait for it.
   template <class Part>
   auto run(Part&& part) const {
