@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 #include <map>
 #include <stdexcept>
 
@@ -56,6 +57,12 @@ OutputMode output_mode_from_name(const std::string& name) {
 bool PictureFiles::exist() const {
   std::error_code no;  // e.g. a name that is too long
   return fs::is_regular_file(output, no) && (confidence.empty() || fs::is_regular_file(confidence, no));
+}
+
+int owner(const PictureFiles& picture, int processes) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : picture.input.filename().string()) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return static_cast<int>(hash % static_cast<uint64_t>(processes));
 }
 
 std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& output, OutputMode mode) {
