@@ -78,6 +78,7 @@ def predict_in_torch(weights, pictures, out, workers):
     mean, std = (torch.tensor(v, device="cuda").view(1, 3, 1, 1) for v in (MEAN, STD))
     data = Pictures(sorted(pictures.iterdir()))
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers, pin_memory=True)
+    written = []
     with ThreadPoolExecutor(workers) as writers:
 
         def write(labels, size, stem):
@@ -92,7 +93,9 @@ def predict_in_torch(weights, pictures, out, workers):
                 scores = functional.interpolate(logits, x.shape[2:], mode="bilinear").softmax(1)
                 total = total + (scores.flip(3) if mirrored else scores)
             labels = total.argmax(1)[0].byte().cpu().numpy()
-            writers.submit(write, labels, size, stem)
+            written.append(writers.submit(write, labels, size, stem))
+    for future in written:
+        future.result()
 
 
 class Memory:
@@ -134,26 +137,31 @@ def main():
     options = parser.parse_args()
     if options.torch:
         return predict_in_torch(options.torch[0], options.pictures, options.torch[1], options.workers)
-    count = len(list(options.pictures.iterdir()))
+    expected = sorted(f"{path.stem}.png" for path in options.pictures.iterdir())
+    count = len(expected)
     speeds, memory = {"torch eager": [], "iabn predict": []}, {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_vistas(folder / "weights.pth", network())
         for turn in range(options.rounds):
-            out = folder / f"out{turn}"
-            out.mkdir()
+            outs = [folder / f"{side}{turn}" for side in ("torch", "iabn")]
+            for out in outs:
+                out.mkdir()
             weights, workers = folder / "weights.pth", ["--workers", options.workers]
-            arguments = [options.program, options.pictures, *workers, "--torch", weights, out]
-            views = ["--overwrite", "--scales", 1, "--flip"]
+            arguments = [options.program, options.pictures, *workers, "--torch", weights, outs[0]]
+            ours = ["predict", weights, options.pictures, outs[1], "--scales", 1, "--flip", *workers]
             commands = {
                 "torch eager": [sys.executable, __file__, *arguments],
-                "iabn predict": [options.program, "predict", weights, options.pictures, out, *views, *workers],
+                "iabn predict": [options.program, *ours],
             }
-            for side, command in commands.items():
+            for (side, command), out in zip(commands.items(), outs, strict=True):
                 with Memory() as used:
                     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
                 if result.returncode != 0:
                     raise RuntimeError(f"{side}: exit code {result.returncode}\n{result.stdout}{result.stderr}")
+                names = sorted(path.name for path in out.iterdir())
+                if names != expected:
+                    raise RuntimeError(f"{side}: {len(names)} files instead of {count}")
                 times = sorted(path.stat().st_mtime for path in out.iterdir())
                 speeds[side].append((count - 1) / (times[-1] - times[0]))
                 memory[side] = max(memory.get(side, 0), used.used)

@@ -51,7 +51,7 @@ def draw_folder(root, train_images):
 
 
 def program_speed(program, root, mode, processes, options):
-    """Images/s of the second epoch, from the lines of its second half."""
+    """Images/s between the lines of the second half of the second epoch."""
     config = {
         "network": {"arch": "resnet50", "activation": "leaky_relu", "classes": CLASSES, "bn_mode": mode},
         "optimizer": {
@@ -87,10 +87,13 @@ def program_speed(program, root, mode, processes, options):
     )
     if result.returncode != 0:
         raise RuntimeError(f"{name}: exit code {result.returncode}\n{result.stdout[-3000:]}")
-    # "epoch 2/2 300/500 | 5012 images/s | 0:12 left | data 1 % | ...", since the epoch's begin, rank 0's clock
-    found = re.findall(r"epoch 2/2 \d+/\d+ \| (\d+) images/s .*? data (\d+) %", result.stdout)
-    speeds = [float(speed) for speed, _ in found][len(found) // 2 :]
-    print(f"{name}: waited for data {found[-1][1]} % of the time")
+    # "epoch 2/2 300/500 | 5012 images/s | 0:12 left | data 1 % | ...", the mean since the epoch's begin, rank 0's clock
+    found = re.findall(r"epoch 2/2 (\d+)/\d+ \| (\d+) images/s .*? data (\d+) %", result.stdout)
+    images = [int(step) * options.batch * processes for step, _, _ in found]
+    seconds = [count / float(speed) for count, (_, speed, _) in zip(images, found, strict=True)]
+    half = range(max(len(found) // 2, 1), len(found))
+    speeds = [(images[i] - images[i - 1]) / (seconds[i] - seconds[i - 1]) for i in half]
+    print(f"{name}: waited for data {found[-1][2]} % of the time")
     return speeds
 
 

@@ -20,7 +20,9 @@ namespace {
 
 constexpr const char* kFooter =
     "Exit codes: 0 all pictures have their files, 3 bad pictures were named and left out, 1 error, 2 wrong command "
-    "line or configuration, 130 or 143 interrupted. A run that was broken off goes on where it is started again.";
+    "line or configuration, 130 or 143 interrupted. A run that was broken off goes on where it is started again, "
+    "without "
+    "--overwrite.";
 
 struct Arguments {
   std::string snapshot, input, output, config, scales = "0.7,1,1.2", fusion = "mean", mode = "raw", gamma;
@@ -44,7 +46,8 @@ int run_predict(const Arguments& arguments) {
   try {
     return train::predict_folder(options).bad > 0 ? kPartly : kOk;
   } catch (const train::Interrupted& interrupted) {
-    std::fprintf(stderr, "iabn: interrupted; the same command goes on with the remaining pictures\n");
+    std::fprintf(stderr, "iabn: interrupted; the same command goes on with the remaining pictures%s\n",
+                 options.overwrite ? " where --overwrite is left out" : "");
     return 128 + interrupted.signal;
   }
 }

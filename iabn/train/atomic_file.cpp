@@ -1,8 +1,11 @@
 #include "iabn/train/atomic_file.h"
 
+#include <atomic>
 #include <cerrno>
+#include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include <fcntl.h>
@@ -49,20 +52,34 @@ struct Temporary {
   }
 };
 
-fs::path temporary_path(const fs::path& target) { return target.string() + ".tmp." + std::to_string(::getpid()); }
+// Short whatever the target is called, and met by no other process, on this machine or another that shares the folder.
+fs::path temporary_path(const fs::path& target) {
+  static const uint32_t word = std::random_device()();
+  static std::atomic<uint64_t> number = 0;
+  char name[80];
+  std::snprintf(name, sizeof name, ".iabn-%08" PRIx32 "-%ld-%" PRIu64 ".tmp", word, static_cast<long>(::getpid()),
+                number++);
+  return folder_of(target) / name;
+}
+
+// Whether a rename failed for a reason that lies in the file.
+bool is_of_one_file(int error) { return error == ENAMETOOLONG || error == EISDIR || error == EPERM || error == EBUSY; }
 
 // What a link points to; FileError where it cannot be replaced.
 fs::path replaceable_file(const fs::path& path) {
   std::error_code error;
   const fs::path target = fs::weakly_canonical(path, error);
+  if (error == std::errc::filename_too_long || error == std::errc::too_many_symbolic_link_levels) {
+    throw FileNameError("cannot write " + path.string() + ": " + error.message());
+  }
   if (error) throw FileError("cannot write " + path.string() + ": " + error.message());
   const fs::file_status status = fs::symlink_status(target, error);
   if (fs::is_symlink(status)) {
-    throw FileError("cannot write " + path.string() + ": is a symbolic link to nowhere; remove it");
+    throw FileNameError("cannot write " + path.string() + ": is a symbolic link to nowhere; remove it");
   }
   if (fs::exists(status) && !fs::is_regular_file(status)) {
-    throw FileError("cannot write " + path.string() + ": is not a regular file" +
-                    (fs::is_directory(status) ? " but a folder" : "") + "; choose another name");
+    throw FileNameError("cannot write " + path.string() + ": is not a regular file" +
+                        (fs::is_directory(status) ? " but a folder" : "") + "; choose another name");
   }
   return target;
 }
@@ -73,28 +90,31 @@ fs::path folder_of(const fs::path& file) { return file.has_parent_path() ? file.
 
 void check_replaceable(const fs::path& path) {
   const Temporary temporary{temporary_path(replaceable_file(path))};
-  if (!Descriptor(temporary.path, O_WRONLY | O_CREAT | O_TRUNC).is_open()) {
+  if (!Descriptor(temporary.path, O_WRONLY | O_CREAT | O_EXCL).is_open()) {
     throw FileError("cannot write " + path.string() + ": creating a temporary file beside it: " + std::strerror(errno));
   }
 }
 
 void replace_file(const fs::path& path, std::string_view bytes) {
   const fs::path target = replaceable_file(path);
-  const auto check = [&](bool ok, const char* action) {
+  const auto check = [&](bool ok, const char* action, bool renames = false) {
     if (ok) return;
-    const std::string reason = std::strerror(errno);
-    throw FileError("cannot write " + path.string() + ": " + action + ": " + reason +
-                    (fs::exists(target) ? "; the file that was there is unchanged" : ""));
+    const int number = errno;
+    std::error_code ignored;
+    const std::string text = "cannot write " + path.string() + ": " + action + ": " + std::strerror(number) +
+                             (fs::exists(target, ignored) ? "; the file that was there is unchanged" : "");
+    if (renames && is_of_one_file(number)) throw FileNameError(text);
+    throw FileError(text);
   };
   Temporary temporary{temporary_path(target)};
   {
-    Descriptor file(temporary.path, O_WRONLY | O_CREAT | O_TRUNC);
+    Descriptor file(temporary.path, O_WRONLY | O_CREAT | O_EXCL);
     check(file.is_open(), "creating a temporary file beside it");
     check(file.write(bytes), "writing");
     check(file.sync(), "syncing to disk");
     check(file.close(), "closing");
   }
-  check(std::rename(temporary.path.c_str(), target.c_str()) == 0, "renaming the temporary file");
+  check(std::rename(temporary.path.c_str(), target.c_str()) == 0, "renaming the temporary file", /*renames=*/true);
   temporary.keep = true;
   const Descriptor directory(folder_of(target), O_RDONLY | O_DIRECTORY);
   // The name is safe on disk only when the folder is; some network file systems cannot sync one and say EINVAL.

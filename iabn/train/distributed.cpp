@@ -8,12 +8,14 @@
 #include <span>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include "iabn/train/config.h"
 #include "iabn/train/device.h"
 #include "iabn/train/neighbour_watch.h"
 
@@ -117,16 +119,13 @@ std::string World::device_name(const std::string& asked) const {
   return choose_device(asked).is_cuda() ? "cuda:" + std::to_string(local_rank) : asked;
 }
 
-bool World::any(bool here) const {
-  if (!group) return here;
-  return sum(at::full({1}, here ? 1 : 0, at::kInt)).item<int>() > 0;  // on the CPU: through Gloo, beside a GPU's work
-}
-
-at::Tensor World::sum(const at::Tensor& values) const {
+at::Tensor World::sum(const at::Tensor& values, std::chrono::milliseconds timeout) const {
   if (!group) return values.cpu();
   std::vector<at::Tensor> list{values.clone()};
+  c10d::AllreduceOptions options;
+  if (timeout.count() > 0) options.timeout = timeout;
   try {
-    group->allreduce(list)->wait();
+    group->allreduce(list, options)->wait();
     return list.front().cpu();
   } catch (const std::exception& error) {
     fail_exchange(error);
@@ -169,6 +168,9 @@ void World::fail_exchange(const std::exception& error) const {
                            text_of(error));
 }
 
+// On the CPU: through Gloo, beside a GPU's work.
+bool World::any(bool here) const { return sum(at::full({1}, here ? 1 : 0, at::kInt)).item<int>() > 0; }
+
 void World::leave() const {
   if (!group) return;
   if (watch) watch->leave();
@@ -179,7 +181,9 @@ void World::end_process(const std::exception& error) {
   std::fflush(stdout);
   std::fprintf(stderr, "iabn: error: %s\n", text_of(error).c_str());
   std::fflush(stderr);
-  std::_Exit(1);
+  const bool is_usage = dynamic_cast<const ConfigError*>(&error) != nullptr ||
+                        dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
+  std::_Exit(is_usage ? 2 : 1);  // as main() does
 }
 
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
@@ -199,7 +203,7 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   if (world.on_gpus) {
     world.group->setBackend(c10::kCUDA, Backend::NCCL, make_nccl(under("nccl"), world.rank, world.size, timeout));
     world.group->setDefaultBackend(Backend::NCCL);
-    world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout));
+    world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout), timeout);
   }
   return world;
 }

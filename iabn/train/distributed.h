@@ -32,13 +32,15 @@ struct World {
   /// True on all ranks where it is on one; a collective that waits on the host. Throws std::runtime_error that names
   /// the rank where another process has ended or does not come.
   bool any(bool here) const;
-  /// The sum over all ranks, on the CPU; otherwise as any(). `values` may be on the device and stays as it is.
-  at::Tensor sum(const at::Tensor& values) const;
+  /// The sum over all ranks, on the CPU; otherwise as any(). `values` may be on the device and stays as it is. Waits at
+  /// most `timeout`, by default the group's.
+  at::Tensor sum(const at::Tensor& values, std::chrono::milliseconds timeout = {}) const;
   /// The texts of all ranks, on all, in the order of the ranks; a collective that waits on the host.
   std::vector<std::string> gather(const std::vector<std::string>& texts) const;
 
   /// Calls `part` of the job, which may leave work on a GPU. An exception passes as it is, but for a job on GPUs: there
-  /// its text goes to stderr and the process ends with exit code 1 at once, because what waits on a GPU for a process
+  /// its text goes to stderr and the process ends at once, with exit code 2 for ConfigError and std::invalid_argument
+  /// and 1 for all others, as without GPUs, because what waits on a GPU for a process
   /// that has gone can't be taken back, and the destructors of whatever uses the GPU would wait for it.
   template <class Part>
   auto run(Part&& part) const {

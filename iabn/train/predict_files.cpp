@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 #include <map>
 #include <stdexcept>
 
@@ -54,7 +55,14 @@ OutputMode output_mode_from_name(const std::string& name) {
 }
 
 bool PictureFiles::exist() const {
-  return fs::is_regular_file(output) && (confidence.empty() || fs::is_regular_file(confidence));
+  std::error_code no;  // e.g. a name that is too long
+  return fs::is_regular_file(output, no) && (confidence.empty() || fs::is_regular_file(confidence, no));
+}
+
+int owner(const PictureFiles& picture, int processes) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : picture.input.filename().string()) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return static_cast<int>(hash % static_cast<uint64_t>(processes));
 }
 
 std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& output, OutputMode mode) {
@@ -79,7 +87,7 @@ std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& o
   std::sort(pictures.begin(), pictures.end(), [](const auto& a, const auto& b) { return a.input < b.input; });
   check_no_two_write_the_same(pictures);
   make_folder(output);
-  check_replaceable(pictures.front().output);
+  check_replaceable(output / ".iabn");  // the folder: a single picture's name may be wrong
   return pictures;
 }
 

@@ -26,6 +26,10 @@ struct PictureFiles {
   bool exist() const;
 };
 
+/// The process, of `processes`, that a picture is for: the FNV-1a hash (64 bits) of its file's name modulo their
+/// number. So no picture is lost or done twice where the processes see the folder at different times.
+int owner(const PictureFiles& picture, int processes);
+
 /// All .png, .jpg and .jpeg files of the folder `input` itself, extensions in any case, hidden ones passed over, in
 /// order of their names; makes the folder `output`. Throws std::invalid_argument where both are the same folder;
 /// data::DataError where there are no pictures, or two would be written to the same file; FileError where `output`

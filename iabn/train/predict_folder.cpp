@@ -56,30 +56,16 @@ class Pipeline {
       : predictor_(predictor), device_(device), colors_(std::move(colors)), pool_(workers) {}
 
   /// Counts written and bad ones in `report`; calls on_done after each. Throws Interrupted where `interruptible`.
+  /// Whatever it throws, the pictures that the network has seen are written before.
   template <class OnDone>
   void run(const std::vector<PictureFiles>& pictures, OutputMode mode, bool interruptible, PredictReport& report,
            const OnDone& on_done) {
-    Stage on_device;  // one at a time: the next is queued on the GPU before the host waits for this one
-    for (size_t next = 0;;) {
-      for (; next < pictures.size() && ahead_.size() <= depth(); ++next) start_reading(pictures[next], mode);
-      if (ahead_.empty()) break;
-      Stage current = std::move(ahead_.front());
-      ahead_.pop_front();
-      pool_.wait(current.job);
-      if (interruptible && pending_interrupt() != 0) throw_interrupted(report);
-      if (current.picture->error().empty()) {
-        current.picture->predict(predictor_, device_);
-        std::swap(current, on_device);
-      }
-      if (!current.picture) continue;  // nothing was on the device before
-      end(current, report);
-      on_done();
+    try {
+      predict(pictures, mode, interruptible, report, on_done);
+    } catch (...) {
+      save_what_is_done(report);
+      throw;
     }
-    if (on_device.picture) {
-      end(on_device, report);
-      on_done();
-    }
-    wait_for_writers(0, report);
   }
 
  private:
@@ -87,6 +73,31 @@ class Pipeline {
     std::shared_ptr<PredictPicture> picture;
     std::shared_ptr<data::WorkerPool::Job> job;
   };
+
+  template <class OnDone>
+  void predict(const std::vector<PictureFiles>& pictures, OutputMode mode, bool interruptible, PredictReport& report,
+               const OnDone& on_done) {
+    for (size_t next = 0;;) {
+      for (; next < pictures.size() && ahead_.size() <= depth(); ++next) start_reading(pictures[next], mode);
+      if (ahead_.empty()) break;
+      Stage current = std::move(ahead_.front());
+      ahead_.pop_front();
+      pool_.wait(current.job);
+      if (interruptible && pending_interrupt() != 0) throw Interrupted(pending_interrupt());
+      if (current.picture->error().empty()) {
+        current.picture->predict(predictor_, device_);
+        if (current.picture->error().empty()) std::swap(current, on_device_);
+      }
+      if (!current.picture) continue;  // nothing was on the device before
+      end(current, report);
+      on_done();
+    }
+    if (on_device_.picture) {
+      end(std::exchange(on_device_, {}), report);
+      on_done();
+    }
+    wait_for_writers(0, report);
+  }
 
   size_t depth() const { return static_cast<size_t>(pool_.threads()); }
 
@@ -99,37 +110,59 @@ class Pipeline {
   void end(const Stage& stage, PredictReport& report) {
     const auto picture = stage.picture;
     if (picture->error().empty()) picture->finish();
-    if (!picture->error().empty()) {
-      ++report.bad;
-      std::fprintf(stderr, "bad picture, left out: %s\n", picture->error().c_str());
-      return;
-    }
+    if (!picture->error().empty()) return leave_out(*picture, report);
     behind_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->write(colors_); })});
     wait_for_writers(depth(), report);
   }
 
   // Until no more than `left` are still to be written.
   void wait_for_writers(size_t left, PredictReport& report) {
-    for (; behind_.size() > left; behind_.pop_front()) {
-      pool_.wait(behind_.front().job);
-      ++report.written;
+    while (behind_.size() > left) {
+      const Stage first = std::move(behind_.front());
+      behind_.pop_front();
+      pool_.wait(first.job);
+      if (first.picture->error().empty()) {
+        ++report.written;
+      } else {
+        leave_out(*first.picture, report);
+      }
     }
   }
 
-  [[noreturn]] void throw_interrupted(PredictReport& report) {
-    wait_for_writers(0, report);
-    throw Interrupted(pending_interrupt());
+  static void leave_out(const PredictPicture& picture, PredictReport& report) {
+    ++report.bad;
+    std::fprintf(stderr, "bad picture, left out: %s\n", picture.error().c_str());
+  }
+
+  // While an exception passes, which is the one to be told of: further errors are not.
+  void save_what_is_done(PredictReport& report) noexcept {
+    try {
+      if (on_device_.picture) end(std::exchange(on_device_, {}), report);
+    } catch (const std::exception&) {
+    }
+    while (!behind_.empty()) {
+      try {
+        wait_for_writers(0, report);
+      } catch (const std::exception&) {  // the next one may go well
+      }
+    }
   }
 
   const Predictor& predictor_;
   c10::Device device_;
   std::vector<segmentation::Color> colors_;
   std::deque<Stage> ahead_, behind_;
+  Stage on_device_;        // one at a time: the next is queued on the GPU before the host waits for this one
   data::WorkerPool pool_;  // last: its threads end before what they use
 };
 
+at::ScalarType dtype_for(const PredictOptions& options, c10::Device device) {
+  if (!options.precision.empty()) return precision_dtype(options.precision);
+  return precision_dtype(device.is_cuda() ? "fp16" : "float32");
+}
+
 segmentation::PredictorOptions predictor_options(const PredictOptions& options, const Config& config,
-                                                 c10::Device device) {
+                                                 at::ScalarType dtype) {
   segmentation::PredictorOptions result;
   result.scales = options.scales;
   result.flip = options.flip;
@@ -140,9 +173,7 @@ segmentation::PredictorOptions predictor_options(const PredictOptions& options, 
   result.mean = config.input.mean;
   result.std = config.input.std;
   result.channels_last = config.channels_last;
-  result.dtype = precision_dtype(!options.precision.empty() ? options.precision
-                                 : device.is_cuda()         ? "fp16"
-                                                            : "float32");
+  result.dtype = dtype;
   return result;
 }
 
@@ -150,26 +181,43 @@ segmentation::PredictorOptions predictor_options(const PredictOptions& options, 
 std::vector<PictureFiles> own_pictures(std::vector<PictureFiles> all, const World& world, bool overwrite,
                                        PredictReport& report) {
   std::vector<PictureFiles> result;
-  for (size_t i = static_cast<size_t>(world.rank); i < all.size(); i += static_cast<size_t>(world.size)) {
+  for (PictureFiles& picture : all) {
+    if (owner(picture, world.size) != world.rank) continue;
     ++report.pictures;
-    if (!overwrite && all[i].exist()) {
+    if (!overwrite && picture.exist()) {
       ++report.skipped;
     } else {
-      result.push_back(std::move(all[i]));
+      result.push_back(std::move(picture));
     }
   }
   return result;
 }
 
 // Sums over the processes. Where pictures differ, one may have to wait long for another.
-void add_up(const World& world, PredictReport& report) {
-  if (!world.group) return;
-  std::vector<at::Tensor> sums = {at::tensor({report.pictures, report.written, report.skipped, report.bad}, at::kLong)};
-  c10d::AllreduceOptions options;
-  options.timeout = std::chrono::hours(24 * 7);
-  world.group->allreduce(sums, options)->wait();
-  const auto* sum = sums.front().const_data_ptr<int64_t>();
-  report = {sum[0], sum[1], sum[2], sum[3]};
+PredictReport added_up(const World& world, const PredictReport& own) {
+  if (!world.group) return own;
+  try {
+    const at::Tensor sums =
+        world.sum(at::tensor({own.pictures, own.written, own.skipped, own.bad}, at::kLong), std::chrono::hours(24 * 7));
+    const auto* sum = sums.const_data_ptr<int64_t>();
+    return {sum[0], sum[1], sum[2], sum[3]};
+  } catch (const std::exception&) {
+    std::fprintf(stderr,
+                 "rank %d of %d alone: %" PRId64 " pictures written, %" PRId64 " skipped, %" PRId64
+                 " bad ones left out\n",
+                 world.rank, world.size, own.written, own.skipped, own.bad);
+    throw;
+  }
+}
+
+void print(const PredictReport& report, const std::string& output, double seconds) {
+  std::printf("%" PRId64 " pictures written to %s in %s", report.written, output.c_str(), duration(seconds).c_str());
+  if (report.skipped > 0) {
+    std::printf("; %" PRId64 " skipped, whose files were there (--overwrite does them again)", report.skipped);
+  }
+  if (report.bad > 0) std::printf("; %" PRId64 " bad ones left out", report.bad);
+  std::printf("\n");
+  std::fflush(stdout);
 }
 
 }  // namespace
@@ -185,6 +233,9 @@ PredictReport predict_folder(const PredictOptions& options) {
   // Each new size of picture would be timed anew.
   at::globalContext().setBenchmarkCuDNN(false);
 
+  const at::ScalarType dtype = dtype_for(options, device);
+  // Tensor cores want channels last, which cuDNN would otherwise make of every layer's input.
+  if (device.is_cuda() && dtype != at::kFloat) config.channels_last = true;
   const auto network = build_network(config, device);
   WeightsOptions weights = options.weights;
   weights.bn_mode = config.network.bn_mode;
@@ -192,7 +243,7 @@ PredictReport predict_folder(const PredictOptions& options) {
     if (world.first()) std::printf("%s\n", note.c_str());
   }
   network->eval();
-  const Predictor predictor(*network, predictor_options(options, config, device), device);
+  const Predictor predictor(*network, predictor_options(options, config, dtype), device);
 
   PredictReport report;
   const auto own = own_pictures(all, world, options.overwrite, report);
@@ -206,16 +257,9 @@ PredictReport predict_folder(const PredictOptions& options) {
   Meter meter(world.first(), own.size());
   Pipeline(predictor, device, config.segmentation.colors, options.workers)
       .run(own, options.mode, interrupts.has_value(), report, [&] { meter.count(); });
-  add_up(world, report);
-  if (world.first()) {
-    std::printf("%" PRId64 " pictures written to %s in %s", report.written, options.output.c_str(),
-                duration(meter.seconds()).c_str());
-    if (report.skipped > 0) {
-      std::printf("; %" PRId64 " skipped, whose files were there (--overwrite does them again)", report.skipped);
-    }
-    if (report.bad > 0) std::printf("; %" PRId64 " bad ones left out", report.bad);
-    std::printf("\n");
-  }
+  report = added_up(world, report);
+  if (world.first()) print(report, options.output, meter.seconds());
+  world.any(false);  // torchrun kills the others as soon as one has ended with exit code 3
   return report;
 }
 

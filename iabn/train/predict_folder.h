@@ -24,7 +24,7 @@ struct PredictOptions {
   segmentation::Fusion fusion = segmentation::Fusion::kMean;
   std::optional<int64_t> longest_side;  // by default the configuration's
   std::optional<int64_t> window;        // by default the configuration's; where that is 0: kAutomaticWindow
-  std::string precision;                // see precision_dtype(); "": fp16 on a GPU, else float32
+  std::string precision;  // see precision_dtype(); "": fp16 on a GPU, else float32; half on a GPU: channels last
   std::string device = "auto";
   int64_t workers = 4;     // threads that read pictures ahead and write answers behind
   bool overwrite = false;  // pictures whose files are there already are done again
@@ -35,14 +35,16 @@ struct PredictReport {
   int64_t pictures = 0;  // in the folder: written + skipped + bad
   int64_t written = 0;
   int64_t skipped = 0;  // their files were there already
-  int64_t bad = 0;      // left out: could not be read or decoded, or gave logits that are no numbers
+  int64_t bad = 0;      // left out: see predict_folder()
 };
 
 /// For every picture of the folder the files of `mode`, in the picture's own size; each is written as a whole or not at
-/// all, so a run that was broken off can be repeated. In a job of several processes picture i is for process i modulo
-/// their number; the report is that of all. Bad pictures are named on stderr and left out. Prints notes and progress to
-/// stdout. Throws ConfigError, WeightsError, io::CheckpointError, FileError (also for a full disk), Interrupted, what
-/// list_pictures throws, and std::invalid_argument.
+/// all, so a run that was broken off can be repeated. Of several processes each does the pictures that owner() gives
+/// it; the report is that of all. Bad pictures are named on stderr and left out: those that cannot be read or decoded,
+/// that the network refuses (too small, too large for the memory), whose logits are no numbers, or whose files' names
+/// are too long or those of folders. Before anything is thrown, the pictures that the network has seen are written.
+/// Prints notes and progress to stdout. Throws ConfigError, WeightsError, io::CheckpointError, FileError (also for a
+/// full disk), Interrupted, what list_pictures throws, and std::invalid_argument.
 PredictReport predict_folder(const PredictOptions& options);
 
 }  // namespace iabn::train

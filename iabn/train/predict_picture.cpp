@@ -1,9 +1,11 @@
 #include "iabn/train/predict_picture.h"
 
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
@@ -22,7 +24,25 @@ at::Tensor to_host(const at::Tensor& tensor) {
   return at::empty(tensor.sizes(), options).copy_(tensor, /*non_blocking=*/true);
 }
 
+bool is_want_of_memory(const std::exception& error) {
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) return true;
+  // PyTorch's allocator of the CPU has no type for it.
+  return std::string_view(error.what()).find("DefaultCPUAllocator: can't allocate memory") != std::string_view::npos;
+}
+
 }  // namespace
+
+void PredictPicture::leave_out(const std::string& reason) {
+  const std::string name = files_.input.string();
+  error_ = reason.find(name) == std::string::npos ? name + ": " + reason : reason;
+  image_ = {};
+  for (at::Tensor* tensor : {&pixels_, &labels_, &confidence_, &finite_}) tensor->reset();
+}
+
+void PredictPicture::leave_out(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  leave_out(torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
+}
 
 void PredictPicture::read(const segmentation::Predictor& predictor) {
   try {
@@ -33,11 +53,8 @@ void PredictPicture::read(const segmentation::Predictor& predictor) {
     width_ = image.width;
     pixels_ = predictor.scaled(image);
     if (mode_ == OutputMode::kOverlay) image_ = std::move(image);
-  } catch (const c10::Error& error) {
-    error_ = files_.input.string() + ": " + error.what_without_backtrace();
   } catch (const std::exception& error) {
-    error_ = error.what();
-    if (error_.find(files_.input.string()) == std::string::npos) error_ = files_.input.string() + ": " + error_;
+    leave_out(error);
   }
 }
 
@@ -47,10 +64,20 @@ void PredictPicture::predict(const segmentation::Predictor& predictor, c10::Devi
     labels_ = to_host(answer.labels);
     if (mode_ == OutputMode::kProb) confidence_ = to_host(answer.confidence);
     finite_ = to_host(answer.confidence.isfinite().all());
-  } catch (const c10::OutOfMemoryError&) {
-    throw std::runtime_error(files_.input.string() + ": " + std::to_string(width_) + " x " + std::to_string(height_) +
-                             " pixels need more memory than " + device.str() +
-                             " has free; use smaller tiles (--window) or a smaller --longest-side");
+  } catch (const c10::AcceleratorError& error) {  // of no picture: nothing works on the GPU after it
+    throw std::runtime_error(files_.input.string() + ": " + error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    if (is_want_of_memory(error)) {
+      leave_out(std::to_string(width_) + " x " + std::to_string(height_) + " pixels need more memory than " +
+                device.str() + " has free; use smaller tiles (--window) or a smaller --longest-side");
+    } else {
+      leave_out(error);
+    }
+  }
+  if (!error_.empty()) {
+    // What the picture has left in the cache is in pieces that may not suit the next one.
+    if (!device.is_cpu()) at::getDeviceAllocator(device.type())->emptyCache();
+    return;
   }
   pixels_.reset();
   if (device.is_cpu()) return;
@@ -62,11 +89,19 @@ void PredictPicture::finish() {
   if (done_) done_->synchronize();
   done_.reset();
   if (!finite_.item<bool>()) {
-    error_ = files_.input.string() + ": the network's scores are no numbers; try --precision bf16 or float32";
+    leave_out("the network's scores are no numbers; try --precision bf16 or float32");
   }
 }
 
-void PredictPicture::write(std::span<const segmentation::Color> colors) const {
+void PredictPicture::write(std::span<const segmentation::Color> colors) {
+  try {
+    write_files(colors);
+  } catch (const FileNameError& error) {
+    leave_out(error);
+  }
+}
+
+void PredictPicture::write_files(std::span<const segmentation::Color> colors) const {
   using segmentation::png_bytes;
   const auto* labels = labels_.const_data_ptr<uint8_t>();
   const data::Image classes{height_, width_, 1, labels};

@@ -2,6 +2,7 @@
 
 // One picture on its way from a file to its answer's files. read() and write() are for any thread, one at a time.
 
+#include <exception>
 #include <optional>
 #include <string>
 
@@ -24,14 +25,20 @@ class PredictPicture {
 
   /// Decodes and scales; whatever goes wrong becomes error().
   void read(const segmentation::Predictor& predictor);
-  /// Starts the network; on a GPU it does not wait for it.
+  /// Starts the network; on a GPU it does not wait for it. Whatever the network refuses, and want of memory, becomes
+  /// error(); only an error of the GPU itself, after which nothing works on it, is thrown.
   void predict(const segmentation::Predictor& predictor, c10::Device device);
   /// Waits for the answer. Logits that are no numbers become error().
   void finish();
-  /// Throws FileError.
-  void write(std::span<const segmentation::Color> colors) const;
+  /// What is wrong with the name alone becomes error(); a full disk and the like throw FileError.
+  void write(std::span<const segmentation::Color> colors);
 
  private:
+  void write_files(std::span<const segmentation::Color> colors) const;
+  // Names the picture unless `reason` does, and gives up what it holds.
+  void leave_out(const std::string& reason);
+  void leave_out(const std::exception& error);
+
   PictureFiles files_;
   OutputMode mode_;
   std::string error_;

@@ -19,6 +19,10 @@
 namespace iabn::train {
 namespace {
 
+// Pictures differ in size: one process may have hours of work when another has none. Over Gloo, because NCCL's watchdog
+// ends a process that waits longer than the group's timeout.
+constexpr auto kPatience = std::chrono::hours(24 * 7);
+
 segmentation::PredictorOptions predictor_options(const Config& config, const EvaluationOptions& options) {
   segmentation::PredictorOptions result;
   result.scales = options.scales;
@@ -135,7 +139,8 @@ std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& netwo
   }
   skipped_.insert(pairs.skipped().begin(), pairs.skipped().end());
   const at::Tensor sums =
-      world_.sum(at::cat({at::full({1}, images, not_finite.options()), not_finite, confusion.counts().view({-1})}));
+      world_.sum(at::cat({at::full({1}, images, not_finite.options()), not_finite, confusion.counts().view({-1})}).cpu(),
+                 kPatience);
   result.metrics.has_loss = false;
   result.metrics.images = sums[0].item<int64_t>();
   result.not_finite = sums[1].item<int64_t>();

@@ -100,9 +100,11 @@ Evaluation validate_share(const World& world, const Config& config, const Valida
 
 Evaluation validate(Config config, const ValidateOptions& options) {
   apply(options, config);
-  if (options.json) check_replaceable(*options.json);
   const World world = join_world(choose_device(options.device).type());
-  Evaluation evaluation = world.run([&] { return validate_share(world, config, options); });
+  Evaluation evaluation = world.run([&] {
+    if (options.json && world.first()) check_replaceable(*options.json);  // the others may not see its folder
+    return validate_share(world, config, options);
+  });
   world.leave();
   return evaluation;
 }

@@ -92,16 +92,23 @@ TEST(AtomicFile, WhatIsNoFileIsRefused) {
   const auto refusal = [](const fs::path& path) -> std::string {
     try {
       replace_file(path, "x");
-    } catch (const FileError& error) {
+    } catch (const FileNameError& error) {
       return error.what();
     }
     return "no error";
   };
   const test::TemporaryFolder folder("no_file");
+  EXPECT_THAT(refusal(folder.path() / std::string(256, 'x')), HasSubstr("File name too long"));
   EXPECT_THAT(refusal(folder.path()), HasSubstr("is not a regular file but a folder"));
   EXPECT_THAT(refusal("/dev/null"), HasSubstr("cannot write /dev/null: is not a regular file"));
   fs::create_symlink("nowhere", folder.path() / "link");
   EXPECT_THAT(refusal(folder.path() / "link"), HasSubstr("is a symbolic link to nowhere"));
+}
+
+TEST(AtomicFile, TheLongestNameIsWritten) {
+  const test::TemporaryFolder folder("longest");
+  replace_file(folder.path() / std::string(255, 'x'), "content");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{std::string(255, 'x')});
 }
 
 TEST(AtomicFile, CheckingLeavesNothingBehind) {

@@ -1,9 +1,9 @@
 // The synchronised layer over real processes: every test starts copies of this program, which meet through Gloo, or
-// with
-// `--device cuda` through NCCL, a GPU each; tests of more processes than there are GPUs are skipped.
+// with `--device cuda` through NCCL, a GPU each; tests of more processes than there are GPUs are skipped.
 
 #include <cstdlib>
 #include <functional>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <torch/torch.h>
@@ -26,6 +26,9 @@ using testing::HasSubstr;
 using torch::Tensor;
 
 constexpr int64_t kBatch = 8;
+
+// NCCL's start takes longer.
+std::chrono::seconds timeout() { return std::chrono::seconds(on_gpus() ? 60 : 5); }
 
 // This rank's part of the whole batch.
 Tensor own_part(const Tensor& whole, const train::World& world) {
@@ -192,14 +195,24 @@ int wrong_worker(const train::World& world, const std::string& what) {
     layer->name = "mod1.bn1";
     layer->to(device_of(world));
     layer->set_group(world.group);
-    if (what == "absent" && world.rank == 1) return 0;
+    if (what == "absent" && world.rank == 1) {
+      // On GPUs its end would end rank 0 before the timeout.
+      if (on_gpus()) std::this_thread::sleep_for(timeout() + std::chrono::seconds(30));
+      return 0;
+    }
     if (what == "late") {  // after the check of the first pass, in the steady state
       layer->forward(torch::randn({4, 3, 2, 2}, device_of(world)));
       if (world.rank == 1) ::_exit(0);
     }
     layer->forward(torch::randn({4, layer->options.num_features(), 2, 2}, device_of(world)));
+    if (on_gpus()) torch::cuda::synchronize(world.local_rank);  // for ever, where the other has gone
   } catch (const c10::Error& error) {
     std::cout << "rank " << world.rank << ": " << error.what_without_backtrace() << std::endl;
+    // Whoever ends first would end the other, on GPUs by the watch, else by the store that rank 0 has.
+    if (what == "channels") {
+      world.any(false);
+      world.leave();
+    }
     return 3;
   }
   return 0;
@@ -296,8 +309,13 @@ TEST(InPlaceABNSyncTest, ARankThatStaysAwayIsNamedWithinTheTimeout) {
 }
 
 TEST(InPlaceABNSyncTest, ARankThatEndsLaterIsNoticedByTheCollective) {
-  if (on_gpus()) GTEST_SKIP() << "NCCL's watchdog ends the process: see docs/design/7-training.md";
+  if (!can_run(2)) GTEST_SKIP() << "needs two GPUs";
   const Job job = run("wrong", "4,4", "late");
+  if (on_gpus()) {  // by the watch: the collective waits on the GPU, where nothing notices
+    EXPECT_EQ(job.codes[0], 1);
+    EXPECT_THAT(job.output, HasSubstr("rank 0 of 2 could not exchange data with the others: rank 1 has ended"));
+    return;
+  }
   EXPECT_EQ(job.codes[0], 3);
   EXPECT_THAT(job.output, HasSubstr("mod1.bn1, forward: rank 0 of the group of 2 could not exchange data"));
 }
@@ -329,11 +347,23 @@ TEST(JoinWorld, SaysWhatIsMissing) {
   EXPECT_THAT(text(), HasSubstr("RANK must be a number from 0 to 1, got \"2\""));
 }
 
+TEST(World, OnGpusExceptionsEndTheProcessWithTheirExitCodes) {
+  train::World world;
+  world.on_gpus = true;
+  const auto fail = [&](const auto& error) { world.run([&] { throw error; }); };
+  using testing::ExitedWithCode;
+  EXPECT_EXIT(fail(std::runtime_error("went wrong")), ExitedWithCode(1), "iabn: error: went wrong");
+  EXPECT_EXIT(fail(train::ConfigError("lr: wrong")), ExitedWithCode(2), "iabn: error: lr: wrong");
+  EXPECT_EXIT(fail(std::invalid_argument("--scale 0")), ExitedWithCode(2), "iabn: error: --scale 0");
+  world.on_gpus = false;
+  EXPECT_THROW(fail(train::ConfigError("lr: wrong")), train::ConfigError);
+}
+
 int worker_main() {
   const std::string worker = told("IABN_TEST_WORKER"), argument = told("IABN_TEST_ARGUMENT");
   if (worker == "alone") return alone_worker();
   const auto type = on_gpus() ? c10::kCUDA : c10::kCPU;
-  const auto world = train::join_world(type, std::chrono::seconds(on_gpus() ? 60 : 5));
+  const auto world = train::join_world(type, timeout());
   int code = 0;
   if (worker == "layer") {
     code = layer_worker(world, argument);

@@ -96,6 +96,41 @@ def test_folders_that_cannot_work_are_refused(work, tmp_path):
     assert "cannot write" in run(snapshot, pictures, "/sys", code=1)
 
 
+def limit_memory():
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, resource.RLIM_INFINITY))
+
+
+def test_pictures_that_the_network_refuses_are_named_and_left_out(work, tmp_path):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    for name in ("b.png", "d.png"):
+        shutil.copy(work[0] / "pictures" / "d.png", pictures / name)
+    for name in ("a.png", "c.png"):  # 40000 x 40000 pixels at scale 16: 19 GB
+        Image.new("RGB", (2500, 2500)).save(pictures / name)
+    arguments = (work[0] / "snapshot.pth.tar", pictures, out, "--scales", 16, "--window", 0)
+    errors = run(*arguments, code=3, preexec_fn=limit_memory)
+    for name in ("a.png", "c.png"):
+        assert f"bad picture, left out: {pictures / name}: 2500 x 2500 pixels need more memory than cpu has" in errors
+    assert outputs(out) == ["b.png", "d.png"]
+
+
+def test_names_that_cannot_be_written_are_bad_pictures(work, tmp_path):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    (out / "a.png").mkdir(parents=True)
+    longest = "x" * 251 + ".png"
+    for name in ("a.png", "b.png", longest):
+        shutil.copy(work[0] / "pictures" / "d.png", pictures / name)
+    arguments = (work[0] / "snapshot.pth.tar", pictures, out, "--scales", 1)
+    errors = run(*arguments, code=3)
+    assert errors.count("bad picture, left out: ") == 1
+    assert f"{pictures}/a.png: cannot write {out}/a.png: is not a regular file but a folder" in errors
+    assert outputs(out) == ["a.png", "b.png", longest]
+    errors = run(*arguments, "--output-mode", "prob", code=3)
+    assert "_prob.png: File name too long" in errors
+    assert outputs(out) == ["a.png", "a_prob.png", "b.png", "b_prob.png", longest]
+
+
 def limit_files():
     """What a full disk does: no file may grow beyond 100 bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
