@@ -1,5 +1,6 @@
 #include "iabn/train/segmentation_evaluator.h"
 
+#include <chrono>
 #include <cstdio>
 #include <set>
 #include <stdexcept>
