@@ -52,7 +52,7 @@ int64_t PredictPicture::bytes_for(data::ImageSize size, const segmentation::Pred
   const auto channels = static_cast<int64_t>(options.mean.size());
   const int64_t pixels = size.height * size.width, longest = std::max(size.height, size.width);
   const double scale = options.longest_side > 0 ? double(options.longest_side) / double(longest) : 1;
-  const int64_t answer = mode_ == OutputMode::kOverlay ? 8 : mode_ == OutputMode::kProb ? 8 : 2;
+  const int64_t answer = mode_ == OutputMode::kOverlay || mode_ == OutputMode::kProb ? 8 : 2;
   return pixels * (channels + answer) + static_cast<int64_t>(double(pixels) * scale * scale) * channels * 2;
 }
 
