@@ -17,6 +17,11 @@ bool starts_with(std::span<const uint8_t> bytes, const std::array<uint8_t, N>& s
   return bytes.size() >= N && std::equal(start.begin(), start.end(), bytes.begin());
 }
 
+[[noreturn]] void throw_neither(std::span<const uint8_t> bytes, const std::string& name) {
+  const char* got = bytes.empty() ? "an empty file" : "something else";
+  throw DecodeError("decode_image", name, std::string("expected JPEG or PNG, got ") + got);
+}
+
 }  // namespace
 
 Part decode_part(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose) {
@@ -26,8 +31,13 @@ Part decode_part(std::span<const uint8_t> bytes, int64_t channels, const std::st
     const Box box = choose(image.height, image.width).box;
     return {std::move(image), box};
   }
-  const char* got = bytes.empty() ? "an empty file" : "something else";
-  throw DecodeError("decode_image", name, std::string("expected JPEG or PNG, got ") + got);
+  throw_neither(bytes, name);
+}
+
+ImageSize image_size(std::span<const uint8_t> bytes, const std::string& name) {
+  if (starts_with(bytes, kJpegStart)) return jpeg_size(bytes, name);
+  if (starts_with(bytes, kPngStart)) return png_size(bytes, name);
+  throw_neither(bytes, name);
 }
 
 Image decode_image(std::span<const uint8_t> bytes, int64_t channels, const std::string& name) {

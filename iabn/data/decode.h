@@ -50,6 +50,14 @@ int jpeg_scale(const Wanted& wanted);
 Part decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose);
 Image decode_png(std::span<const uint8_t> bytes, int64_t channels, const std::string& name);
 
+/// Of the file's header alone, no pixel is read. Throws as decode_image.
+struct ImageSize {
+  int64_t height = 0, width = 0;
+};
+ImageSize image_size(std::span<const uint8_t> bytes, const std::string& name);
+ImageSize jpeg_size(std::span<const uint8_t> bytes, const std::string& name);
+ImageSize png_size(std::span<const uint8_t> bytes, const std::string& name);
+
 /// The numbers that an indexed or grey PNG of at most 8 bits holds, [H, W, 1]: no palette is applied, no grey scaled,
 /// transparency ignored. Throws DecodeError that begins with `name` for other files, and colour, alpha and 16 bits.
 Image decode_mask(std::span<const uint8_t> png, const std::string& name);

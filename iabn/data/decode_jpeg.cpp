@@ -148,6 +148,15 @@ int jpeg_scale(const Wanted& wanted) {
   return scale;
 }
 
+ImageSize jpeg_size(std::span<const uint8_t> bytes, const std::string& name) {
+  Decoder decoder;
+  if (!read_header(decoder, bytes.data(), bytes.size())) {
+    throw DecodeError("decode_jpeg", name, std::string("not a readable JPEG: ") + decoder.message);
+  }
+  check_image_size(decoder.info.image_width, decoder.info.image_height, name);
+  return {decoder.info.image_height, decoder.info.image_width};
+}
+
 Part decode_jpeg(std::span<const uint8_t> bytes, int64_t channels, const std::string& name, const Choose& choose) {
   Decoder decoder;
   if (!read_header(decoder, bytes.data(), bytes.size())) {

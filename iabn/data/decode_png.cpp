@@ -70,6 +70,11 @@ const char* color_name(int type) {
 
 }  // namespace
 
+ImageSize png_size(std::span<const uint8_t> bytes, const std::string& name) {
+  const PngFile file(bytes, name);
+  return {file.header().height, file.header().width};
+}
+
 Image decode_png(std::span<const uint8_t> bytes, int64_t channels, const std::string& name) {
   PngFile file(bytes, name);
   Image image = make_image(file.header().height, file.header().width, 3);

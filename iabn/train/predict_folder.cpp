@@ -17,6 +17,7 @@
 #include "iabn/train/build.h"
 #include "iabn/train/distributed.h"
 #include "iabn/train/interrupt.h"
+#include "iabn/train/memory_budget.h"
 #include "iabn/train/precision.h"
 #include "iabn/train/predict_picture.h"
 #include "iabn/train/progress.h"
@@ -49,6 +50,9 @@ class Meter {
   Clock::time_point start_ = Clock::now(), next_ = start_ + std::chrono::seconds(10);
 };
 
+// Of pictures that are read ahead, predicted and written; a single one may need more.
+constexpr int64_t kHostBytes = int64_t{1} << 30;
+
 // Pictures are read ahead of the network and written behind it, by the same threads.
 class Pipeline {
  public:
@@ -72,6 +76,7 @@ class Pipeline {
   struct Stage {
     std::shared_ptr<PredictPicture> picture;
     std::shared_ptr<data::WorkerPool::Job> job;
+    std::shared_ptr<bool> is_read;  // false: there was no memory for it yet
   };
 
   template <class OnDone>
@@ -83,6 +88,11 @@ class Pipeline {
       Stage current = std::move(ahead_.front());
       ahead_.pop_front();
       pool_.wait(current.job);
+      if (!*current.is_read) {
+        finish_device(report, on_done);
+        wait_for_writers(0, report);
+        pool_.wait(pool_.submit(1, [&](int64_t) { current.picture->read(predictor_, memory_, /*forced=*/true); }));
+      }
       if (interruptible && pending_interrupt() != 0) throw Interrupted(pending_interrupt());
       if (current.picture->error().empty()) {
         current.picture->predict(predictor_, device_);
@@ -92,18 +102,24 @@ class Pipeline {
       end(current, report);
       on_done();
     }
-    if (on_device_.picture) {
-      end(std::exchange(on_device_, {}), report);
-      on_done();
-    }
+    finish_device(report, on_done);
     wait_for_writers(0, report);
+  }
+
+  template <class OnDone>
+  void finish_device(PredictReport& report, const OnDone& on_done) {
+    if (!on_device_.picture) return;
+    end(std::exchange(on_device_, {}), report);
+    on_done();
   }
 
   size_t depth() const { return static_cast<size_t>(pool_.threads()); }
 
   void start_reading(const PictureFiles& files, OutputMode mode) {
     auto picture = std::make_shared<PredictPicture>(files, mode);
-    ahead_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->read(predictor_); })});
+    auto is_read = std::make_shared<bool>();
+    const auto read = [this, picture, is_read](int64_t) { *is_read = picture->read(predictor_, memory_, false); };
+    ahead_.push_back({picture, pool_.submit(1, read), is_read});
   }
 
   // Of a picture that was read, and predicted where that went well.
@@ -111,7 +127,7 @@ class Pipeline {
     const auto picture = stage.picture;
     if (picture->error().empty()) picture->finish();
     if (!picture->error().empty()) return leave_out(*picture, report);
-    behind_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->write(colors_); })});
+    behind_.push_back({picture, pool_.submit(1, [this, picture](int64_t) { picture->write(colors_); }), {}});
     wait_for_writers(depth(), report);
   }
 
@@ -151,6 +167,7 @@ class Pipeline {
   const Predictor& predictor_;
   c10::Device device_;
   std::vector<segmentation::Color> colors_;
+  MemoryBudget memory_{kHostBytes};
   std::deque<Stage> ahead_, behind_;
   Stage on_device_;        // one at a time: the next is queued on the GPU before the host waits for this one
   data::WorkerPool pool_;  // last: its threads end before what they use

@@ -1,5 +1,6 @@
 #include "iabn/train/predict_picture.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
@@ -35,6 +36,7 @@ bool is_want_of_memory(const std::exception& error) {
 void PredictPicture::leave_out(const std::string& reason) {
   const std::string name = files_.input.string();
   error_ = reason.find(name) == std::string::npos ? name + ": " + reason : reason;
+  memory_ = {};
   image_ = {};
   for (at::Tensor* tensor : {&pixels_, &labels_, &confidence_, &finite_}) tensor->reset();
 }
@@ -44,11 +46,24 @@ void PredictPicture::leave_out(const std::exception& error) {
   leave_out(torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
 }
 
-void PredictPicture::read(const segmentation::Predictor& predictor) {
+// At most at once: while reading, the picture, its scaled copy and what resizing wants; afterwards the answer, what is
+// made of it for the files, and their bytes.
+int64_t PredictPicture::bytes_for(data::ImageSize size, const segmentation::PredictorOptions& options) const {
+  const auto channels = static_cast<int64_t>(options.mean.size());
+  const int64_t pixels = size.height * size.width, longest = std::max(size.height, size.width);
+  const double scale = options.longest_side > 0 ? double(options.longest_side) / double(longest) : 1;
+  const int64_t answer = mode_ == OutputMode::kOverlay || mode_ == OutputMode::kProb ? 8 : 2;
+  return pixels * (channels + answer) + static_cast<int64_t>(double(pixels) * scale * scale) * channels * 2;
+}
+
+bool PredictPicture::read(const segmentation::Predictor& predictor, MemoryBudget& budget, bool forced) {
   try {
     const std::string name = files_.input.string();
     const auto channels = static_cast<int64_t>(predictor.options().mean.size());
-    data::Image image = data::decode_image(data::read_file(files_.input).span(), channels, name);
+    const data::FileBytes bytes = data::read_file(files_.input);
+    memory_ = budget.take(bytes_for(data::image_size(bytes.span(), name), predictor.options()), forced);
+    if (!memory_) return false;
+    data::Image image = data::decode_image(bytes.span(), channels, name);
     height_ = image.height;
     width_ = image.width;
     pixels_ = predictor.scaled(image);
@@ -56,6 +71,7 @@ void PredictPicture::read(const segmentation::Predictor& predictor) {
   } catch (const std::exception& error) {
     leave_out(error);
   }
+  return true;
 }
 
 void PredictPicture::predict(const segmentation::Predictor& predictor, c10::Device device) {

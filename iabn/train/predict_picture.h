@@ -9,8 +9,10 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Event.h>
 
+#include "iabn/data/decode.h"
 #include "iabn/segmentation/predictor.h"
 #include "iabn/segmentation/write_png.h"
+#include "iabn/train/memory_budget.h"
 #include "iabn/train/predict_files.h"
 
 namespace iabn::train {
@@ -23,8 +25,9 @@ class PredictPicture {
   /// Why the picture is left out; empty while there is no reason.
   const std::string& error() const { return error_; }
 
-  /// Decodes and scales; whatever goes wrong becomes error().
-  void read(const segmentation::Predictor& predictor);
+  /// Decodes and scales; whatever goes wrong becomes error(). False where `budget` has not the memory left that the
+  /// picture needs from here to its end, unless `forced`: then nothing was done.
+  bool read(const segmentation::Predictor& predictor, MemoryBudget& budget, bool forced);
   /// Starts the network; on a GPU it does not wait for it. Whatever the network refuses, and want of memory, becomes
   /// error(); only an error of the GPU itself, after which nothing works on it, is thrown.
   void predict(const segmentation::Predictor& predictor, c10::Device device);
@@ -39,8 +42,11 @@ class PredictPicture {
   void leave_out(const std::string& reason);
   void leave_out(const std::exception& error);
 
+  int64_t bytes_for(data::ImageSize size, const segmentation::PredictorOptions& options) const;
+
   PictureFiles files_;
   OutputMode mode_;
+  MemoryBudget::Share memory_;
   std::string error_;
   int64_t height_ = 0, width_ = 0;
   data::Image image_;               // of kOverlay
