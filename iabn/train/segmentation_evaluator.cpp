@@ -139,9 +139,9 @@ std::optional<Evaluation> SegmentationEvaluator::evaluate(models::Network& netwo
     ++images;
   }
   skipped_.insert(pairs.skipped().begin(), pairs.skipped().end());
-  const at::Tensor sums =
-      world_.sum(at::cat({at::full({1}, images, not_finite.options()), not_finite, confusion.counts().view({-1})}).cpu(),
-                 kPatience);
+  const at::Tensor sums = world_.sum(
+      at::cat({at::full({1}, images, not_finite.options()), not_finite, confusion.counts().view({-1})}).cpu(),
+      kPatience);
   result.metrics.has_loss = false;
   result.metrics.images = sums[0].item<int64_t>();
   result.not_finite = sums[1].item<int64_t>();
