@@ -29,7 +29,7 @@ shell_lint() { shellcheck --external-sources --source-path=SCRIPTDIR "${shell[@]
 
 house_rules() {
   local bad=0 found
-  found=$(files | grep -vE '\.csv$|^LICENSE$' | xargs wc -l | awk '$2 != "total" && $1 > 400 {print $2 ": " $1 " lines, the limit is 400"}')
+  found=$(files | grep -vE '\.(csv|png)$|^LICENSE$' | xargs wc -l | awk '$2 != "total" && $1 > 400 {print $2 ": " $1 " lines, the limit is 400"}')
   [ -z "$found" ] || { echo "$found"; bad=1; }
   # Split, or this file would find itself.
   if files | xargs grep -nIE '\b(TO''DO|FIX''ME|XX''X)\b|/(ho''me|ro''ot)/'; then
