@@ -161,7 +161,7 @@ def stopped_while_saving(job, folder, log_dir):
     first = workers(log_dir)[0]
 
     def saving():
-        return any(".tmp." in name for name in os.listdir(folder / log_dir))
+        return any(name.endswith(".tmp") for name in os.listdir(folder / log_dir))
 
     def caught():
         if not saving():
@@ -194,7 +194,7 @@ def test_signals_while_saving_let_it_finish(folder, built_program):
     after = snapshot(folder, "saving")["iabn"]
     assert after["metric_images"] == 6 * after["step"]
     assert after["step"] != before["step"]
-    assert not [name for name in os.listdir(folder / "saving") if ".tmp." in name]
+    assert not [name for name in os.listdir(folder / "saving") if name.endswith(".tmp")]
 
 
 def test_a_process_killed_while_saving_leaves_the_last_snapshot(folder, built_program):
