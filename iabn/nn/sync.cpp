@@ -9,6 +9,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "iabn/nn/error_text.h"
 #include "iabn/nn/ops.h"
 #include "iabn/nn/overwrite.h"
 
@@ -22,11 +23,6 @@ using torch::autograd::variable_list;
 ProcessGroup& default_group() {
   static ProcessGroup group;
   return group;
-}
-
-std::string text_of(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  return torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
 }
 
 /// Runs a collective; where it fails, says who was doing what.

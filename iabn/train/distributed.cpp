@@ -15,12 +15,15 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include "iabn/nn/error_text.h"
 #include "iabn/train/config.h"
 #include "iabn/train/device.h"
 #include "iabn/train/neighbour_watch.h"
 
 namespace iabn::train {
 namespace {
+
+using nn::text_of;
 
 std::optional<std::string> variable(const char* name) {
   const char* value = std::getenv(name);
@@ -40,11 +43,6 @@ int number(const char* name, int least, int most) {
   if (*end == '\0' && value >= least && value <= most) return static_cast<int>(value);
   throw std::invalid_argument(std::string(name) + " must be a number from " + std::to_string(least) + " to " +
                               std::to_string(most) + ", got \"" + text + "\"");
-}
-
-std::string text_of(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  return torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
 }
 
 // A word that no earlier attempt of the job has used, the same on all ranks. torchrun's agents keep one store over all

@@ -8,6 +8,8 @@
 #include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
+#include "iabn/nn/error_text.h"
+
 namespace iabn::train {
 namespace {
 
@@ -22,11 +24,10 @@ struct Bucket {
 };
 
 [[noreturn]] void fail(const nn::ProcessGroup& group, const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   TORCH_CHECK(false, "averaging gradients: rank ", group->getRank(), " of ", group->getSize(),
               " could not exchange data with the others; one of them has ended, whose own message tells why, or stays "
               "away. ",
-              torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
+              nn::text_of(error));
 }
 
 }  // namespace

@@ -1,26 +1,17 @@
 #include "iabn/train/predict_files.h"
 
-#include <algorithm>
-#include <cctype>
 #include <cstdint>
 #include <map>
 #include <stdexcept>
 
 #include "iabn/data/error.h"
+#include "iabn/data/file.h"
 #include "iabn/train/atomic_file.h"
 
 namespace iabn::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool is_picture(const fs::directory_entry& entry) {
-  std::string extension = entry.path().extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  const bool named = extension == ".jpg" || extension == ".jpeg" || extension == ".png";
-  return named && !entry.path().filename().string().starts_with('.') && entry.is_regular_file();
-}
 
 void make_folder(const fs::path& folder) {
   std::error_code error;
@@ -74,17 +65,15 @@ std::vector<PictureFiles> list_pictures(const fs::path& input, const fs::path& o
                                 " is the folder of the pictures themselves; write to another one");
   }
   std::vector<PictureFiles> pictures;
-  for (const fs::directory_entry& entry : fs::directory_iterator(input)) {
-    if (!is_picture(entry)) continue;
-    const std::string stem = entry.path().stem().string();
-    pictures.push_back({entry.path(), output / (stem + ".png"),
+  for (const std::string& name : data::file_names(input)) {
+    const std::string stem = fs::path(name).stem().string();
+    pictures.push_back({input / name, output / (stem + ".png"),
                         mode == OutputMode::kProb ? output / (stem + "_prob.png") : fs::path()});
   }
   if (pictures.empty()) {
     throw data::DataError("predict", input.string(),
                           "expected .png, .jpg or .jpeg files, got none; subfolders are not searched");
   }
-  std::sort(pictures.begin(), pictures.end(), [](const auto& a, const auto& b) { return a.input < b.input; });
   check_no_two_write_the_same(pictures);
   make_folder(output);
   check_replaceable(output / ".iabn");  // the folder: a single picture's name may be wrong

@@ -12,6 +12,7 @@
 
 #include "iabn/data/decode.h"
 #include "iabn/data/file.h"
+#include "iabn/nn/error_text.h"
 #include "iabn/segmentation/render.h"
 #include "iabn/train/atomic_file.h"
 
@@ -41,10 +42,7 @@ void PredictPicture::leave_out(const std::string& reason) {
   for (at::Tensor* tensor : {&pixels_, &labels_, &confidence_, &finite_}) tensor->reset();
 }
 
-void PredictPicture::leave_out(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  leave_out(torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
-}
+void PredictPicture::leave_out(const std::exception& error) { leave_out(nn::text_of(error)); }
 
 // At most at once: while reading, the picture, its scaled copy and what resizing wants; afterwards the answer, what is
 // made of it for the files, and their bytes.
