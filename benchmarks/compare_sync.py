@@ -1,6 +1,7 @@
 """The synchronised layer beside torch.nn.SyncBatchNorm + leaky ReLU and beside the local layer, a process per GPU.
 
-Times forward + backward of the modules in bfloat16, channels-last, eager (where the host's time counts too) and in a
+"iabn sync" goes through NCCL, "iabn peers" through memory that the GPUs share (iabn.use_peer_memory). Times forward +
+backward of the modules in bfloat16, channels-last, eager (where the host's time counts too) and in a
 CUDA graph; prints microseconds and passes (time in units of one copy of the tensor). With one GPU the group has one
 process and the synchronised path is taken all the same. Every process runs the same; rows are those of rank 0.
 
@@ -60,14 +61,15 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
         return F.leaky_relu_(super().forward(x), SLOPE)
 
 
-def variants(channels, processes):
+def variants(channels, processes, peers):
     made = {
         "iabn local": iabn.InPlaceABN(channels),
         "iabn sync": iabn.InPlaceABNSync(channels) if processes > 1 else OverGroup(channels),
+        "iabn peers": iabn.InPlaceABNSync(channels, group=peers),
         "torch sync": SyncBatchNorm(channels),
     }
     if processes == 1:
-        del made["torch sync"]  # alone it is the local one
+        del made["torch sync"], made["iabn peers"]  # alone they are the local ones
     return {name: module.cuda() for name, module in made.items()}
 
 
@@ -105,12 +107,15 @@ GRAPH_STEPS = 10
 
 
 def process(rank, options, folder):
-    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    os.environ |= {"NCCL_NVLS_ENABLE": "0", "NCCL_MAX_CTAS": "8"}
     torch.cuda.set_device(rank)
     device = torch.device("cuda", rank)
     dist.init_process_group(
         "nccl", init_method=f"file://{folder}/store", rank=rank, world_size=options.processes, device_id=device
     )
+    peers = dist.new_group() if options.processes > 1 else None
+    if peers and (reason := iabn.use_peer_memory(peers)):
+        raise RuntimeError(reason)
     bandwidth = copy_bandwidth(device, Timer(device))  # bytes per ms
     sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     stamp = [torch.cuda.get_device_name(), driver_version(), torch.__version__, sha.strip(), datetime.date.today()]
@@ -123,7 +128,7 @@ def process(rank, options, folder):
         )
         x.requires_grad_()
         steps = {}
-        for name, module in variants(shape[1], options.processes).items():
+        for name, module in variants(shape[1], options.processes, peers).items():
             parameters = [x, module.weight, module.bias]
 
             def step(module=module, parameters=parameters, x=x, d_z=d_z):

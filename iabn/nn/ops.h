@@ -98,4 +98,40 @@ inline std::tuple<Tensor, Tensor> abn_backward_parameters(const Tensor& local_su
   return handle.call(local_sums, sums, count, weight, eps, gamma);
 }
 
+/// Returns mean, var [C] and count []. peers: see ops/schemas.cpp.
+inline std::tuple<Tensor, Tensor, Tensor> abn_peer_forward_(
+    const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& running_mean,
+    const OptionalTensor& running_var, const OptionalTensor& num_batches_tracked, std::optional<double> momentum,
+    double eps, int64_t activation, double activation_param, int64_t gamma, at::IntArrayRef peers) {
+  using Signature = std::tuple<Tensor, Tensor, Tensor>(
+      const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+      const OptionalTensor&, std::optional<double>, double, int64_t, double, int64_t, at::IntArrayRef);
+  static const auto handle = find<Signature>("iabn::abn_peer_forward_");
+  return handle.call(x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps, activation,
+                     activation_param, gamma, peers);
+}
+
+inline std::tuple<Tensor, Tensor, Tensor> abn_peer_backward(const Tensor& z, const Tensor& d_z, const Tensor& count,
+                                                            const Tensor& var, const OptionalTensor& weight,
+                                                            const OptionalTensor& bias, double eps, int64_t activation,
+                                                            double activation_param, int64_t gamma, bool needs_d_x,
+                                                            bool needs_d_parameters, at::IntArrayRef peers) {
+  using Signature = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                       const OptionalTensor&, const OptionalTensor&, double, int64_t,
+                                                       double, int64_t, bool, bool, at::IntArrayRef);
+  static const auto handle = find<Signature>("iabn::abn_peer_backward");
+  return handle.call(z, d_z, count, var, weight, bias, eps, activation, activation_param, gamma, needs_d_x,
+                     needs_d_parameters, peers);
+}
+
+inline int64_t peer_area(const Tensor& card, int64_t device, int64_t channels, int64_t processes) {
+  static const auto handle = find<int64_t(const Tensor&, int64_t, int64_t, int64_t)>("iabn::peer_area");
+  return handle.call(card, device, channels, processes);
+}
+
+inline int64_t peer_open(const Tensor& card, int64_t device) {
+  static const auto handle = find<int64_t(const Tensor&, int64_t)>("iabn::peer_open");
+  return handle.call(card, device);
+}
+
 }  // namespace iabn::nn::ops

@@ -12,11 +12,13 @@
 #include "iabn/nn/error_text.h"
 #include "iabn/nn/ops.h"
 #include "iabn/nn/overwrite.h"
+#include "iabn/nn/peers.h"
 
 namespace iabn::nn {
 namespace {
 
 using at::Tensor;
+using ops::OptionalTensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -64,6 +66,7 @@ struct Call {
   double activation_param;
   int64_t gamma;
   ProcessGroup group;
+  const std::vector<int64_t>* peers;  // null: through the group's collectives
   std::string name;
 };
 
@@ -72,16 +75,64 @@ struct CallHolder : torch::CustomClassHolder {
   Call call;
 };
 
+struct Statistics {
+  Tensor var, count;
+};
+
+/// z over x, and the statistics that backward needs, through the group's collectives.
+Statistics forward_by_collectives(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                                  const std::vector<Tensor>& running, std::optional<double> momentum,
+                                  const Call& call) {
+  const Tensor packed = ops::abn_statistics(x.detach());
+  Tensor gathered = at::empty({3 * call.group->getSize(), packed.size(1)}, packed.options());
+  Tensor input = packed;
+  exchange(call.group, call.name + ", forward", [&] { return call.group->_allgather_base(gathered, input); });
+  const auto [mean, var, count] =
+      ops::abn_merge(gathered, optional(running[0]), optional(running[1]), optional(running[2]), momentum);
+  ops::abn_apply_(x, mean, var, weight, bias, call.eps, call.activation, call.activation_param, call.gamma);
+  return {var, count};
+}
+
+struct Gradients {
+  Tensor d_x, d_weight, d_bias;
+};
+
+Gradients backward_by_collectives(const Tensor& z, const Tensor& d_z, const Statistics& statistics,
+                                  const OptionalTensor& weight, const OptionalTensor& bias, bool needs_d_x,
+                                  bool needs_d_parameters, const Call& call) {
+  const Tensor local = ops::abn_backward_reduce(z, d_z, bias, call.activation, call.activation_param);
+  std::vector<Tensor> sums{local.clone()};
+  exchange(call.group, call.name + ", backward", [&] { return call.group->allreduce(sums); });
+  Gradients result;
+  if (needs_d_x) {
+    result.d_x = ops::abn_backward_apply(z, d_z, sums[0], statistics.count, statistics.var, weight, bias, call.eps,
+                                         call.activation, call.activation_param, call.gamma);
+  }
+  if (needs_d_parameters) {
+    std::tie(result.d_weight, result.d_bias) =
+        ops::abn_backward_parameters(local, sums[0], statistics.count, weight, call.eps, call.gamma);
+  }
+  return result;
+}
+
 /// Backward keeps z, var, weight, bias and the count.
 class InPlaceABNSyncFunction : public torch::autograd::Function<InPlaceABNSyncFunction> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& weight,
-                        const std::optional<Tensor>& bias, const std::vector<Tensor>& statistics, const Call& call) {
+                        const std::optional<Tensor>& bias, const std::vector<Tensor>& running,
+                        std::optional<double> momentum, const Call& call) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor &mean = statistics[0], &var = statistics[1], &count = statistics[2];
-    ops::abn_apply_(x, mean, var, weight, bias, call.eps, call.activation, call.activation_param, call.gamma);
+    Statistics statistics;
+    if (call.peers) {
+      std::tie(std::ignore, statistics.var, statistics.count) =
+          ops::abn_peer_forward_(x, weight, bias, optional(running[0]), optional(running[1]), optional(running[2]),
+                                 momentum, call.eps, call.activation, call.activation_param, call.gamma, *call.peers);
+    } else {
+      statistics = forward_by_collectives(x, weight, bias, running, momentum, call);
+    }
     ctx->mark_dirty({x});
-    ctx->save_for_backward({saved_output(x), var, weight.value_or(Tensor()), bias.value_or(Tensor()), count});
+    ctx->save_for_backward(
+        {saved_output(x), statistics.var, weight.value_or(Tensor()), bias.value_or(Tensor()), statistics.count});
     ctx->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(call));
     return x;
   }
@@ -89,28 +140,29 @@ class InPlaceABNSyncFunction : public torch::autograd::Function<InPlaceABNSyncFu
   static variable_list backward(AutogradContext* ctx, variable_list d_outputs) {
     TORCH_CHECK(!at::GradMode::is_enabled(), kNoDoubleBackward);
     const variable_list saved = ctx->get_saved_variables();
-    const Tensor &z = saved[0], &var = saved[1], &weight = saved[2], &bias = saved[3], &count = saved[4];
+    const Tensor &z = saved[0], &weight = saved[2], &bias = saved[3];
+    const Statistics statistics{saved[1], saved[4]};
     const auto holder = c10::static_intrusive_pointer_cast<CallHolder>(ctx->saved_data["call"].toCapsule());
     const Call& call = holder->call;
     // Edges are numbered over the defined inputs only.
+    const bool needs_d_x = ctx->needs_input_grad(0);
     const bool needs_d_weight = weight.defined() && ctx->needs_input_grad(1);
     const bool needs_d_bias = bias.defined() && ctx->needs_input_grad(weight.defined() ? 2 : 1);
+    const bool needs_d_parameters = needs_d_weight || needs_d_bias;
     at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor local =
-        ops::abn_backward_reduce(z, d_outputs[0], optional(bias), call.activation, call.activation_param);
-    std::vector<Tensor> sums{local.clone()};
-    exchange(call.group, call.name + ", backward", [&] { return call.group->allreduce(sums); });
-    variable_list gradients(5);  // one for each argument of forward
-    if (ctx->needs_input_grad(0)) {
-      gradients[0] = ops::abn_backward_apply(z, d_outputs[0], sums[0], count, var, optional(weight), optional(bias),
-                                             call.eps, call.activation, call.activation_param, call.gamma);
+    Gradients result;
+    if (call.peers) {
+      std::tie(result.d_x, result.d_weight, result.d_bias) = ops::abn_peer_backward(
+          z, d_outputs[0], statistics.count, statistics.var, optional(weight), optional(bias), call.eps,
+          call.activation, call.activation_param, call.gamma, needs_d_x, needs_d_parameters, *call.peers);
+    } else {
+      result = backward_by_collectives(z, d_outputs[0], statistics, optional(weight), optional(bias), needs_d_x,
+                                       needs_d_parameters, call);
     }
-    if (needs_d_weight || needs_d_bias) {
-      auto [d_weight, d_bias] =
-          ops::abn_backward_parameters(local, sums[0], count, optional(weight), call.eps, call.gamma);
-      if (needs_d_weight) gradients[1] = d_weight.to(weight.scalar_type());
-      if (needs_d_bias) gradients[2] = d_bias.to(bias.scalar_type());
-    }
+    variable_list gradients(6);  // one for each argument of forward
+    if (needs_d_x) gradients[0] = result.d_x;
+    if (needs_d_weight) gradients[1] = result.d_weight.to(weight.scalar_type());
+    if (needs_d_bias) gradients[2] = result.d_bias.to(bias.scalar_type());
     return gradients;
   }
 };
@@ -141,23 +193,16 @@ Tensor inplace_abn_over_group(Tensor x, const Tensor& weight, const Tensor& bias
   TORCH_CHECK(options.training && group, name, ": needs training and a process group");
   check_arguments(x, weight, bias, running_mean, running_var, options, name);
   check_overwrite(x, wants_gradients(x, weight, bias));
-  std::vector<Tensor> statistics(3);
-  {
-    const at::NoGradGuard no_grad;
-    const Tensor packed = ops::abn_statistics(x.detach());
-    Tensor gathered = at::empty({3 * group->getSize(), packed.size(1)}, packed.options());
-    Tensor input = packed;
-    exchange(group, name + ", forward", [&] { return group->_allgather_base(gathered, input); });
-    std::tie(statistics[0], statistics[1], statistics[2]) = ops::abn_merge(
-        gathered, optional(running_mean), optional(running_var), optional(num_batches_tracked), options.momentum);
-  }
   const Call call{options.eps,
                   static_cast<int64_t>(options.activation.kind),
                   options.activation.param,
                   static_cast<int64_t>(options.gamma),
                   group,
+                  peers_of(group, x),
                   name};
-  return InPlaceABNSyncFunction::apply(x, optional(weight), optional(bias), statistics, call);
+  return InPlaceABNSyncFunction::apply(x, optional(weight), optional(bias),
+                                       std::vector<Tensor>{running_mean, running_var, num_batches_tracked},
+                                       options.momentum, call);
 }
 
 Tensor inplace_abn_sync(Tensor x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,

@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "iabn/kernels/cpu/kernels.h"
-#include "iabn/kernels/merge.h"
 #include "iabn/ops/front.h"
 
 namespace iabn::ops {

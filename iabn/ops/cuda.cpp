@@ -1,10 +1,8 @@
 // The operators on CUDA devices: the kernels of iabn/kernels/cuda on the current stream of x's device.
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-
 #include "iabn/kernels/cuda/kernels.h"
 #include "iabn/kernels/cuda/merge.h"
+#include "iabn/ops/cuda_context.h"
 #include "iabn/ops/front.h"
 
 namespace iabn::ops {
@@ -12,25 +10,12 @@ namespace iabn::ops {
 namespace {
 
 struct Cuda {
-  struct Context {
-    explicit Context(const Tensor& x_) : x(x_), guard(x_.get_device_index()) {
-      void* current = nullptr;
-      TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &current));
-      stream = static_cast<cudaStream_t>(current);
-    }
-    /// Lives until the operator returns; the caching allocator hands it out again in stream order only.
+  struct Context : CudaContext {
+    using CudaContext::CudaContext;
     template <class T>
     void* workspace(const kernels::Shape& shape) {
-      const auto bytes = static_cast<int64_t>(kernels::cuda::workspace_bytes<T>(shape));
-      if (bytes == 0) return nullptr;
-      memory = empty_small(x, {bytes}, ScalarType::Byte);
-      return memory.mutable_data_ptr();
+      return allocate(kernels::cuda::workspace_bytes<T>(shape));
     }
-
-    const Tensor& x;
-    torch::stable::accelerator::DeviceGuard guard;
-    cudaStream_t stream = nullptr;
-    Tensor memory;
   };
 
   template <class T>

@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "iabn/kernels/merge.h"
 #include "iabn/ops/checks.h"
 #include "iabn/ops/tensors.h"
 

@@ -45,4 +45,21 @@ STABLE_TORCH_LIBRARY(iabn, m) {
   m.def(
       "abn_backward_parameters(Tensor local_sums, Tensor sums, Tensor count, Tensor? weight, float eps, int gamma) "
       "-> (Tensor d_weight, Tensor d_bias)");
+  // The layer over the GPUs of several processes in one launch per direction (iabn/kernels/cuda/peers.h). peers: rank,
+  // multiprocessors to spare, channels of the areas, timeout in ms, then the addresses of the areas by rank. x may be
+  // empty, and no float64. count []: elements per channel of all processes.
+  m.def(
+      "abn_peer_forward_(Tensor(a!) x, Tensor? weight, Tensor? bias, Tensor(b!)? running_mean, Tensor(c!)? "
+      "running_var, "
+      "Tensor(d!)? num_batches_tracked, float? momentum, float eps, int activation, float activation_param, int gamma, "
+      "int[] peers) -> (Tensor mean, Tensor var, Tensor count)");
+  m.def(
+      "abn_peer_backward(Tensor z, Tensor d_z, Tensor count, Tensor var, Tensor? weight, Tensor? bias, float eps, "
+      "int activation, float activation_param, int gamma, bool needs_d_x, bool needs_d_parameters, int[] peers) "
+      "-> (Tensor d_x, Tensor d_weight, Tensor d_bias)");
+  // Memory on CUDA device `device` that the GPUs of `processes` processes write into, for layers of at most `channels`
+  // channels, and on `card`, 128 bytes on the CPU, what the others need to open it. Returns its address here, as
+  // peer_open does of another process's area: 0 where this device can't reach it. Kept until the process ends.
+  m.def("peer_area(Tensor(a!) card, int device, int channels, int processes) -> int");
+  m.def("peer_open(Tensor card, int device) -> int");
 }

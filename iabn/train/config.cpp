@@ -52,6 +52,7 @@ NetworkConfig read_network(ConfigSection section) {
   section.read("activation_param", network.activation_param);
   section.read("input_3x3", network.input_3x3);
   section.read_choice("bn_mode", network.bn_mode, {"standard", "inplace", "sync"});
+  section.read_choice("sync_exchange", network.sync_exchange, {"auto", "collectives"});
   section.read("classes", network.classes);
   section.read("dilation", network.dilation);
   section.read("weight_gain_multiplier", network.weight_gain_multiplier);

@@ -35,6 +35,7 @@ struct NetworkConfig {
   double weight_gain_multiplier = 1;
   std::string weight_init = "xavier_normal";  // see models/weight_init.h
   int64_t width = 16;                         // (added) of preact_resnet*: channels of the first module
+  std::string sync_exchange = "auto";         // (added) of bn_mode sync: auto, collectives; see job.h
   std::string gamma = "signed";  // (added) signed, or legacy for bn_mode inplace and sync: see nn/functional.h
 };
 

@@ -55,8 +55,8 @@ json dilation_json(const models::Dilation& dilation) {
 }  // namespace
 
 json to_json(const Config& config) {
-  const auto& [arch, activation, activation_param, input_3x3, bn_mode, classes, dilation, gain, init, width, gamma] =
-      config.network;
+  const auto& [arch, activation, activation_param, input_3x3, bn_mode, classes, dilation, gain, init, width, exchange,
+               gamma] = config.network;
   const OptimizerConfig& optimizer = config.optimizer;
   const data::InputOptions& input = config.input;
   json result = {{"network",
@@ -65,6 +65,7 @@ json to_json(const Config& config) {
                    {"activation_param", activation_param},
                    {"input_3x3", input_3x3},
                    {"bn_mode", bn_mode},
+                   {"sync_exchange", exchange},
                    {"classes", classes},
                    {"dilation", dilation_json(dilation)},
                    {"weight_gain_multiplier", gain},

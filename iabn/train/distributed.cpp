@@ -184,7 +184,7 @@ void World::end_process(const std::exception& error) {
   std::_Exit(is_usage ? 2 : 1);  // as main() does
 }
 
-World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
+World join_world(c10::DeviceType device, std::chrono::milliseconds timeout, int nccl_blocks) {
   World world;
   if (!variable("WORLD_SIZE")) return world;
   world.size = number("WORLD_SIZE", 1, 1 << 20);
@@ -199,7 +199,8 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout) {
   world.group->setDefaultBackend(Backend::GLOO);
   world.on_gpus = device == c10::kCUDA;
   if (world.on_gpus) {
-    world.group->setBackend(c10::kCUDA, Backend::NCCL, make_nccl(under("nccl"), world.rank, world.size, timeout));
+    world.group->setBackend(c10::kCUDA, Backend::NCCL,
+                            make_nccl(under("nccl"), world.rank, world.size, timeout, nccl_blocks));
     world.group->setDefaultBackend(Backend::NCCL);
     world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout), timeout);
   }

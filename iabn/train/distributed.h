@@ -65,14 +65,15 @@ inline constexpr std::chrono::minutes kDefaultTimeout{10};
 /// Joins the job that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe, as torchrun sets them: a
 /// store over TCP, NCCL for tensors on GPUs, Gloo for those of the CPU. A job on GPUs ends as soon as one of its
 /// processes has ended without leave(). Alone where WORLD_SIZE is not set or 1. Waits for all processes, at most
-/// `timeout`. Throws std::invalid_argument for variables that are missing or wrong, and std::runtime_error that names
-/// rank and address where the others can't be reached.
-World join_world(c10::DeviceType device, std::chrono::milliseconds timeout = kDefaultTimeout);
+/// `timeout`. `nccl_blocks`: thread blocks of an NCCL kernel at most, each on a multiprocessor of its own; 0: as many
+/// as NCCL likes. Throws std::invalid_argument for variables that are missing or wrong, and std::runtime_error that
+/// names rank and address where the others can't be reached.
+World join_world(c10::DeviceType device, std::chrono::milliseconds timeout = kDefaultTimeout, int nccl_blocks = 0);
 
 /// The parts of join_world. NCCL needs a build with CUDA.
 c10::intrusive_ptr<c10d::Backend> make_gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
                                             std::chrono::milliseconds timeout);
 c10::intrusive_ptr<c10d::Backend> make_nccl(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
-                                            std::chrono::milliseconds timeout);
+                                            std::chrono::milliseconds timeout, int blocks = 0);
 
 }  // namespace iabn::train

@@ -9,11 +9,16 @@
 #include <ATen/ATen.h>
 
 #include "iabn/models/network.h"
+#include "iabn/nn/peers.h"
 #include "iabn/train/gradient_average.h"
 #include "iabn/train/step.h"
 
 namespace iabn::train {
 namespace {
+
+bool wants_peer_memory(const Config& config) {
+  return config.network.bn_mode == "sync" && config.network.sync_exchange == "auto";
+}
 
 template <class Visit>
 void for_each_tensor(const SnapshotParts& parts, Visit&& visit) {
@@ -28,6 +33,18 @@ void for_each_tensor(const SnapshotParts& parts, Visit&& visit) {
 }
 
 }  // namespace
+
+int nccl_blocks(const Config& config) {
+  return wants_peer_memory(config) ? nn::PeerMemoryOptions().spare_multiprocessors : 0;
+}
+
+std::string connect_layers(const Config& config, const World& world, c10::Device device) {
+  if (config.network.bn_mode != "sync" || !world.on_gpus) return {};
+  std::string reason = "network.sync_exchange is collectives";
+  if (wants_peer_memory(config)) reason = nn::use_peer_memory(world.group, device.index());
+  if (reason.empty()) return "synchronised layers exchange their sums through the GPUs' memory";
+  return "synchronised layers exchange their sums through NCCL: " + reason;
+}
 
 void check_same_job(const World& world, const JobFacts& facts) {
   if (!world.group) return;

@@ -22,6 +22,13 @@ struct JobFacts {
 /// a log or data folder that is not the same on every machine.
 void check_same_job(const World& world, const JobFacts& facts);
 
+/// Thread blocks that an NCCL kernel of the job may have, 0 for any number, and whether its synchronised layers
+/// exchange their sums through memory that its GPUs share (nn/peers.h): with network.sync_exchange "auto", where that
+/// can be. Both follow from the configuration, because the layers' kernels leave only so many multiprocessors to NCCL.
+int nccl_blocks(const Config& config);
+/// A line that says which way it is, empty without synchronised layers of several GPUs. A collective.
+std::string connect_layers(const Config& config, const World& world, c10::Device device);
+
 /// Weights, statistics, optimiser state, averages and loss scale of rank 0 to all, which may differ in the last bit;
 /// the other ranks' random numbers then are their own. A collective.
 void share_state(const World& world, const SnapshotParts& parts, const RunState& state);

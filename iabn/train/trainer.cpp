@@ -86,6 +86,7 @@ class Run {
   std::optional<fs::path> resume_from_;
   std::shared_ptr<models::Network> network_;
   std::vector<std::string> body_notes_;
+  std::string exchange_note_;
   std::unique_ptr<Meter> meter_;
   TrainStep step_;
   RunLog log_;
@@ -111,6 +112,7 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       network_(build_network(config, device_)),
       body_notes_(options.body && !resume_from_ ? load_body(*options.body, *network_, config, options.body_gamma)
                                                 : std::vector<std::string>()),
+      exchange_note_(connect_layers(config, world_, device_)),
       meter_(task_->meter(device_)),
       step_(config, *network_, *meter_, device_, world_),
       log_(made_folder(options.log_dir), world_.rank, options.print_frequency),
@@ -158,6 +160,7 @@ void Run::describe() {
              std::to_string(train_images()) + " training and " + std::to_string(evaluator_->images()) +
              " validation images");
   for (const std::string& note : body_notes_) log_.print("body: " + note);
+  if (!exchange_note_.empty()) log_.print(exchange_note_);
 }
 
 TrainResult Run::train() {
@@ -382,7 +385,7 @@ TrainResult train(const Config& config, const TrainOptions& options) {
                                 options.resume->string() + ": the snapshot holds all weights; leave out one of them");
   }
   if (!options.evaluate_only) check_trainable(config);
-  const World world = join_world(choose_device(options.device).type());
+  const World world = join_world(choose_device(options.device).type(), kDefaultTimeout, nccl_blocks(config));
   nn::set_process_group(world.group);
   const TrainResult result = world.run([&] {
     Run run(config, options, world);

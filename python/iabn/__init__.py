@@ -10,6 +10,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from iabn import functional
+from iabn._sync import use_peer_memory
 from iabn.conversion import ConversionReport, convert, to_batchnorm
 from iabn.folding import fold
 from iabn.memory import MemoryReport, memory_report
@@ -35,4 +36,5 @@ __all__ = [
     "functional",
     "memory_report",
     "to_batchnorm",
+    "use_peer_memory",
 ]

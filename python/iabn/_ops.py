@@ -117,6 +117,10 @@ _FAKES = {
     "abn_merge": lambda gathered, *_: tuple(gathered.new_empty(size) for size in [(gathered.shape[1],)] * 2 + [()]),
     "abn_apply_": lambda *_: None,
     "abn_backward": _backward_fake,
+    "abn_peer_forward_": lambda x, *_: (_channels(x), _channels(x), x.new_empty((), dtype=torch.float32)),
+    "abn_peer_backward": lambda z, d_z, count, var, weight, bias, eps, kind, param, gamma, needs_d_x, needs_d, _: (
+        _backward_fake(z, d_z, var, weight, bias, True, eps, kind, param, gamma, needs_d_x, needs_d)
+    ),
     "abn_backward_reduce": lambda z, *_: _channels(z, 4),
     "abn_backward_apply": lambda z, *_: like(z),
     "abn_backward_parameters": lambda local_sums, *_: (

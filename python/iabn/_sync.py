@@ -1,4 +1,5 @@
-"""Statistics over all processes of a group: one collective in forward, one in backward.
+"""Statistics over all processes of a group: one collective in forward, one in backward; or, with use_peer_memory, an
+exchange inside the kernels.
 
 Every process sends {count, mean, M2} per channel, and everybody merges them by Chan, Golub and LeVeque's formula in the
 order of the ranks. Backward sums A0, A1, B1, B2 (iabn/kernels/kernels.h) over the processes: d_x follows from the sums
@@ -57,6 +58,107 @@ def merge(gathered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return count, mean, (m2 + counts * (means - mean).square()).sum(0)
 
 
+# Argument `peers` of the operators (iabn/ops/schemas.cpp), by the name of the group.
+_peers: dict[str, list[int]] = {}
+_CARD_BYTES = 128
+_MOST_PROCESSES = 8
+_MOST_CHANNELS = 8192
+
+
+def use_peer_memory(group=None, *, spare_multiprocessors: int = 8, timeout: float = 600.0) -> str:
+    """Lets the synchronised layers of `group` (None: the default group) exchange their sums inside their kernels,
+    through memory that the GPUs of one host share: one launch per direction instead of a collective between several.
+
+    All processes of the group call it once, before the layers' first pass, each with its GPU as the current device.
+    It needs 2 to 8 of them on one host, each with a GPU of its own that reaches the others' memory. Where that can't
+    be, nothing changes. It applies to eager layers with float32, float16 or bfloat16 x and at most 8192 channels;
+    others, and compiled ones, go on through collectives.
+
+    spare_multiprocessors: what the kernels leave to other kernels that wait for another process, those of NCCL above
+        all, which averages gradients meanwhile. NCCL must not use more: set NCCL_MAX_CTAS to it in the environment
+        before the group is made, or both may wait for ever.
+    timeout: seconds after which a kernel that waits for another process ends with a CUDA error.
+
+    Returns why it can't be, the same text in all processes; empty: it is done. Raises ValueError for options out of
+    range, and RuntimeError where a process doesn't come.
+    """
+    if spare_multiprocessors < 0 or timeout <= 0:
+        raise ValueError(
+            "use_peer_memory: spare_multiprocessors must be at least 0 and timeout above 0, got "
+            f"{spare_multiprocessors} and {timeout}"
+        )
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    if not 2 <= size <= _MOST_PROCESSES:
+        return f"of {size} processes; 2 to {_MOST_PROCESSES} can"
+
+    def agreed(own):
+        answers = [None] * size
+        with _explained("use_peer_memory", group):
+            dist.all_gather_object(answers, own, group=group)
+        return answers
+
+    own, card, device = 0, torch.zeros(_CARD_BYTES, dtype=torch.uint8), 0
+    try:
+        _library.require(torch.device("cuda"))
+        device = torch.cuda.current_device()
+        own = torch.ops.iabn.peer_area.default(card, device, _MOST_CHANNELS, size)
+        reason = ""
+    except RuntimeError as error:
+        reason = f"rank {rank}: {error}"
+    cards, reasons = zip(*agreed((card.numpy().tobytes(), reason)), strict=True)
+    if any(reasons):
+        return next(filter(None, reasons))
+    areas = []
+    for other, bytes_ in enumerate(cards):
+        card = torch.frombuffer(bytearray(bytes_), dtype=torch.uint8)
+        areas.append(own if other == rank else torch.ops.iabn.peer_open.default(card, device))
+        if not areas[-1] and not reason:
+            reason = f"rank {rank} can't reach the GPU of rank {other} from its own"
+    reasons = agreed(reason)
+    if not any(reasons):
+        _peers[_name(group)] = [rank, spare_multiprocessors, _MOST_CHANNELS, int(timeout * 1000), *areas]
+    return next(filter(None, reasons), "")
+
+
+def _name(group) -> str:
+    return (dist.group.WORLD if group is None else group).group_name
+
+
+def _peers_of(x, group) -> list[int] | None:
+    """None: through the group's collectives."""
+    if not _peers or not x.is_cuda or x.dtype == torch.float64 or x.shape[1] > _MOST_CHANNELS:
+        return None
+    return _peers.get(_name(group))
+
+
+class InPlaceABNSyncPeers(torch.autograd.Function):
+    """z over x from the statistics of all processes, exchanged inside the kernels."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running, options, peers):
+        _, var, count = torch.ops.iabn.abn_peer_forward_.default(x, weight, bias, *running, *options, peers)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.detach() if x._is_view() else x, count, var, weight, bias)
+        ctx.options, ctx.peers = options, peers
+        return x
+
+    @staticmethod
+    def backward(ctx, d_z):
+        if torch.is_grad_enabled():
+            raise RuntimeError(_ops.NO_DOUBLE_BACKWARD)
+        z, count, var, weight, bias = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_x, d_weight, d_bias = torch.ops.iabn.abn_peer_backward.default(
+            z, d_z, count, var, weight, bias, *ctx.options, needs_x, needs_weight or needs_bias, ctx.peers
+        )
+        return (
+            d_x if needs_x else None,
+            d_weight.to(weight.dtype) if needs_weight else None,
+            d_bias.to(bias.dtype) if needs_bias else None,
+            *(None,) * 3,
+        )
+
+
 class InPlaceABNSync(torch.autograd.Function):
     """z over x from the statistics of all processes. PyTorch's errors name the class."""
 
@@ -102,6 +204,8 @@ def synchronised(x, weight, bias, running, options, group):
     together have fewer than two values.
     options: (eps, kind, param, gamma) of the operators.
     """
+    if peers := _peers_of(x, group):
+        return InPlaceABNSyncPeers.apply(x, weight, bias, running, options, peers)
     with torch.no_grad():
         packed = torch.ops.iabn.abn_statistics.default(x.detach())
         gathered = packed.new_empty((dist.get_world_size(group) * 3, packed.shape[1]))

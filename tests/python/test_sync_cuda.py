@@ -1,5 +1,5 @@
-"""InPlaceABNSync over NCCL, a GPU for each process: equal to one process on the whole batch, eager, compiled and in a
-CUDA graph; without a wait of the host."""
+"""InPlaceABNSync over NCCL and through peer memory, a GPU for each process: equal to one process on the whole batch,
+eager, compiled and in a CUDA graph; without a wait of the host."""
 
 import os
 
@@ -19,6 +19,9 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
 
 SHARES = [(4, 4), (7, 1), (8, 0)]
 ROUTES = ["eager", "compiled", "graph"]
+PEER_KINDS = [(torch.float32, "signed"), (torch.float32, "legacy"), (torch.bfloat16, "signed")]
+PEER_ROUTES = ["peers", "peers graph"]
+LARGE = (6, 128, 28, 28)  # what the on-chip kernels take
 STEPS = 10
 
 
@@ -37,16 +40,16 @@ def captured(step, warm_up):
     return graph, result
 
 
-def share_of(rank, shares, dtype, gamma, folder):
+def share_of(rank, shares, dtype, gamma, folder, way=""):
     first = sum(shares[:rank])
     x, d_z = (t[first : first + shares[rank]].cuda() for t in tensors(dtype))
     made = layer(iabn.InPlaceABNSync, dtype, gamma=gamma).cuda()
-    torch.save(results(made, x, d_z), os.path.join(folder, f"{shares}-{dtype}-{gamma}-{rank}.pt"))
+    torch.save(results(made, x, d_z), os.path.join(folder, f"{way}{shares}-{dtype}-{gamma}-{rank}.pt"))
 
 
-def network(kind):
+def network(kind, dtype=torch.float64):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), kind(8), nn.Conv2d(8, 2, 1)).double().cuda()
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), kind(8), nn.Conv2d(8, 2, 1)).to("cuda", dtype)
 
 
 def ten_steps(model, x, processes, route):
@@ -62,7 +65,7 @@ def ten_steps(model, x, processes, route):
                     dist.all_reduce(gradient)
                 parameter.sub_(1e-4 * gradient)
 
-    if route == "graph":
+    if "graph" in route:
         graph, _ = captured(step, 3)
         for _ in range(STEPS - 3):
             graph.replay()
@@ -77,8 +80,44 @@ def batch():
     return torch.randn(8, 3, 6, 6, dtype=torch.float64)
 
 
+def large(shares, rank=None):
+    """x and d_z of a rank, or of all."""
+    torch.manual_seed(5)
+    parts = [torch.randn(2, *LARGE, device="cuda") * 2 + 1 for _ in shares]
+    parts = [part[:, :share] for part, share in zip(parts, shares, strict=True)]
+    x, d_z = torch.cat(parts, 1) if rank is None else parts[rank]
+    return [t.bfloat16().contiguous(memory_format=torch.channels_last) for t in (x, d_z)]
+
+
+def through_peers(rank, folder):
+    assert iabn.use_peer_memory() == ""
+    for shares in SHARES:
+        for dtype, gamma in PEER_KINDS:
+            share_of(rank, shares, dtype, gamma, folder, "peers ")
+        first = sum(shares[:rank])
+        for route in PEER_ROUTES:
+            model = network(iabn.InPlaceABNSync, torch.float32)
+            ten_steps(model, batch()[first : first + shares[rank]].float().cuda(), 2, route)
+            torch.save(model.state_dict(), os.path.join(folder, f"steps-{route}-{shares}-{rank}.pt"))
+    for shares in ((6, 6), (6, 1)):
+        made = iabn.InPlaceABNSync(LARGE[1]).cuda()
+        torch.save(results(made, *large(shares, rank)), os.path.join(folder, f"large-{shares}-{rank}.pt"))
+    # The collectives of another stream meanwhile, as when gradients are averaged.
+    made, gradients = iabn.InPlaceABNSync(LARGE[1]).cuda(), torch.ones(1 << 22, device="cuda")
+    x, d_z = large((6, 6), rank)
+    torch.cuda.set_sync_debug_mode("error")
+    works = []
+    for _ in range(200):
+        works.append(dist.all_reduce(gradients, op=dist.ReduceOp.AVG, async_op=True))
+        made(x.clone().requires_grad_() * 1).backward(d_z)
+    for work in works:
+        work.wait()
+    torch.cuda.set_sync_debug_mode("default")
+    assert gradients.unique().tolist() == [1]
+
+
 def process(rank, folder):
-    os.environ["NCCL_NVLS_ENABLE"] = "0"
+    os.environ |= {"NCCL_NVLS_ENABLE": "0", "NCCL_MAX_CTAS": "8"}
     torch.cuda.set_device(rank)
     device = torch.device("cuda", rank)
     dist.init_process_group("nccl", init_method=f"file://{folder}/store", rank=rank, world_size=2, device_id=device)
@@ -91,6 +130,7 @@ def process(rank, folder):
             first = sum(shares[:rank])
             ten_steps(model, batch()[first : first + shares[rank]].cuda(), 2, route)
             torch.save(model.state_dict(), os.path.join(folder, f"steps-{route}-{shares}-{rank}.pt"))
+    through_peers(rank, folder)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -104,24 +144,36 @@ def folder(tmp_path_factory):
 
 @two_gpus
 @pytest.mark.parametrize("shares", SHARES)
-@pytest.mark.parametrize("dtype, gamma", KINDS)
-def test_two_gpus_equal_one_on_the_whole_batch(folder, shares, dtype, gamma):
+@pytest.mark.parametrize(
+    "dtype, gamma, way", [(*kind, "") for kind in KINDS] + [(*kind, "peers ") for kind in PEER_KINDS]
+)
+def test_two_gpus_equal_one_on_the_whole_batch(folder, shares, dtype, gamma, way):
     x, d_z = (t[: sum(shares)].cuda() for t in tensors(dtype))
     want = results(layer(iabn.InPlaceABN, dtype, gamma=gamma).cuda(), x, d_z)
-    files = [f"{shares}-{dtype}-{gamma}-{rank}.pt" for rank in range(2)]
+    files = [f"{way}{shares}-{dtype}-{gamma}-{rank}.pt" for rank in range(2)]
     assert_equals_whole([torch.load(os.path.join(folder, file), map_location="cuda:0") for file in files], want, dtype)
 
 
 @two_gpus
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("shares", [(6, 6), (6, 1)])
+def test_two_gpus_equal_one_where_the_kernels_keep_data_on_chip(folder, shares):
+    want = results(iabn.InPlaceABN(LARGE[1]).cuda(), *large(shares))
+    files = [f"large-{shares}-{rank}.pt" for rank in range(2)]
+    got = [torch.load(os.path.join(folder, file), map_location="cuda:0") for file in files]
+    assert_equals_whole(got, want, torch.bfloat16)
+
+
+@two_gpus
+@pytest.mark.parametrize("route", ROUTES + PEER_ROUTES)
 @pytest.mark.parametrize("shares", SHARES)
 def test_ten_training_steps_on_two_gpus(folder, shares, route):
     model = network(iabn.InPlaceABN)
     ten_steps(model, batch().cuda(), 1, "eager")
+    tolerance = 1e-4 if "peers" in route else 1e-10  # float32
     for rank in range(2):
         state = torch.load(os.path.join(folder, f"steps-{route}-{shares}-{rank}.pt"), map_location="cuda:0")
         for name, value in model.state_dict().items():
-            assert relative_error(state[name], value) < 1e-10, (name, rank)
+            assert relative_error(state[name].double(), value.double()) < tolerance, (name, rank)
 
 
 @pytest.fixture

@@ -94,8 +94,9 @@ __global__ void __launch_bounds__(kThreads) channel_kernel(const ChannelJob<Op> 
   merge_block<kThreads>(sums, shared);
   if (thread == 0) {
     const float count = static_cast<float>(job.vectors) * kWidth;
-    published = job.op.coefficients(sums, parameters, count);
-    job.op.publish(sums, parameters, channel, count);
+    const auto summary = job.op.summary(sums, count);
+    published = job.op.coefficients(summary, parameters);
+    job.op.publish(summary, parameters, channel);
   }
   __syncthreads();
 

@@ -46,10 +46,12 @@ __device__ __forceinline__ void store_word(uint64_t* word, uint64_t value) {
                : "memory");
 }
 
-__device__ __forceinline__ void post(uint64_t* word, float low, float high) {
+/// Two floats as a word that is not kPending.
+__device__ __forceinline__ uint64_t flagged(float low, float high) {
   const float canonical = high == high ? high : __int_as_float(0x7fffffff);
-  store_word(word, static_cast<uint64_t>(__float_as_uint(canonical)) << 32 | __float_as_uint(low));
+  return static_cast<uint64_t>(__float_as_uint(canonical)) << 32 | __float_as_uint(low);
 }
+__device__ __forceinline__ void post(uint64_t* word, float low, float high) { store_word(word, flagged(low, high)); }
 
 __device__ __forceinline__ float low_of(uint64_t word) { return __uint_as_float(static_cast<uint32_t>(word)); }
 __device__ __forceinline__ float high_of(uint64_t word) { return __uint_as_float(static_cast<uint32_t>(word >> 32)); }
@@ -116,6 +118,7 @@ class Merger {
     for (int r = 0; r < kRounds; ++r) counts_[r] = block(r) < exchange.blocks ? count(block(r)) : 0.f;
   }
 
+  __device__ __forceinline__ int lanes() const { return lanes_; }
   /// Channels at a time, and which of them is this lane's.
   __device__ __forceinline__ int channels() const { return 32 / lanes_; }
   __device__ __forceinline__ int which() const { return static_cast<int>(threadIdx.x) % 32 / lanes_; }

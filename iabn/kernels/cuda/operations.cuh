@@ -9,13 +9,15 @@
 //   kReduced                 inputs that the reduction needs, the first ones
 //   kPartialWords            64-bit words of a block's partial result of a channel (exchange.cuh)
 //   kCoefficients            numbers of a channel that an application needs
+//   kPeers                   sums are those of several processes
 //   Accumulator<slots>       see accumulators.cuh
 //   Constants<slots>         per-channel numbers that the reduction needs
 //   begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a batch, merge it
 //   merge_partials           the sums of all blocks, by the lanes of one channel
 //   parameters               what is known of a channel before the sums are
-//   coefficients, apply      the numbers of the application, for which everybody waits; and the output vectors
-//   publish                  what the caller gets of a channel
+//   summary                  what the sums of all elements say about a channel, of this process or of several
+//   (peers.cuh) coefficients, apply      the numbers of the application, for which everybody waits; and the output
+//   vectors publish                  what the caller gets of a channel
 //
 // The residual form, z = act(y + r), has r as its last input; backward recovers y' = act^-1(z) - r - beta and returns
 // d_r = d_y beside d_x.
@@ -24,6 +26,7 @@
 #include "iabn/kernels/cuda/activations.cuh"
 #include "iabn/kernels/cuda/exchange.cuh"
 #include "iabn/kernels/cuda/moments.cuh"
+#include "iabn/kernels/cuda/summary.cuh"
 #include "iabn/kernels/cuda/vector.cuh"
 #include "iabn/kernels/kernels.h"
 
@@ -35,9 +38,10 @@ struct Coefficients {
   float value[4][kSlots];
 };
 
-template <class T, class Act, bool kResidual = false>
+template <class T, class Act, bool kResidual = false, bool kPeers_ = false>
 struct ForwardOperation {
   using Storage = T;
+  static constexpr bool kPeers = kPeers_;
   static constexpr int kInputs = kResidual ? 2 : 1;  // x, r
   static constexpr int kReduced = 1;
   static constexpr int kOutputs = 1;  // z
@@ -55,6 +59,7 @@ struct ForwardOperation {
   Running<float> running;  // momentum is given, not cumulative
   float* mean;             // [C]
   float* var;              // [C], biased
+  float* count = nullptr;  // [1], of all processes; null: there is this one alone
 
   template <int kSlots>
   using Batch = MomentsBatch<float, kSlots>;
@@ -94,9 +99,9 @@ struct ForwardOperation {
     return {total, {mean}, {sum_over(lanes, m2)}};
   }
 
-  /// One thread of the launch. Momentum is given: nobody reads the count.
+  /// One thread of the launch. Momentum is given: nobody reads the counter.
   __device__ __forceinline__ void count_batch() const {
-    if (running.batches) *running.batches += 1;
+    if (running.batches && !count) *running.batches += 1;
   }
 
   struct Parameters {
@@ -105,17 +110,25 @@ struct ForwardOperation {
   __device__ __forceinline__ Parameters parameters(int64_t c) const {
     return {affine.gamma(c), affine.beta(c), running.mean ? running.mean[c] : 0.f, running.var ? running.var[c] : 0.f};
   }
-  __device__ __forceinline__ float4 coefficients(const Accumulator<1>& total, const Parameters& p, float count) const {
-    return {total.mean[0], p.gamma * (1.f / sqrtf(total.m2[0] / count + affine.eps)), p.beta, 0.f};
+  using Summary = StatisticsSummary;
+  static __device__ __forceinline__ Summary summary(const Accumulator<1>& own, float elements) {
+    return StatisticsSummary::of(own.mean[0], own.m2[0], elements);
   }
-  __device__ __forceinline__ void publish(const Accumulator<1>& total, const Parameters& p, int64_t c,
-                                          float count) const {
-    mean[c] = total.mean[0];
-    var[c] = total.m2[0] / count;
+  static __device__ __forceinline__ Summary summary(const Accumulator<1>& own, float elements, const PeerGroup& group) {
+    return StatisticsSummary::of_peers({own.mean[0], own.m2[0], elements, 0.f}, group);
+  }
+  __device__ __forceinline__ float4 coefficients(const Summary& s, const Parameters& p) const {
+    return {s.mean, p.gamma * (1.f / sqrtf(s.var + affine.eps)), p.beta, 0.f};
+  }
+  __device__ __forceinline__ void publish(const Summary& s, const Parameters& p, int64_t c) const {
+    mean[c] = s.mean;
+    var[c] = s.var;
     const float factor = static_cast<float>(running.momentum);
-    const float unbiased = total.m2[0] / (count > 1.f ? count - 1.f : 1.f);
-    if (running.mean) running.mean[c] = (1.f - factor) * p.running_mean + factor * total.mean[0];
-    if (running.var) running.var[c] = (1.f - factor) * p.running_var + factor * unbiased;
+    if (running.mean && s.count > 1.f) running.mean[c] = (1.f - factor) * p.running_mean + factor * s.mean;
+    if (running.var && s.count > 1.f) running.var[c] = (1.f - factor) * p.running_var + factor * s.unbiased;
+    if (c != 0 || !count) return;
+    *count = s.count;
+    if (running.batches && s.count > 1.f) *running.batches += 1;
   }
 
   template <int kSlots, int kWidth>
@@ -136,9 +149,10 @@ struct ForwardOperation {
   }
 };
 
-template <class T, class Act, bool kResidual = false>
+template <class T, class Act, bool kResidual = false, bool kPeers_ = false>
 struct BackwardOperation {
   using Storage = T;
+  static constexpr bool kPeers = kPeers_;
   static constexpr int kInputs = kResidual ? 3 : 2;  // z, d_z, r
   static constexpr int kReduced = kInputs;
   static constexpr int kOutputs = kResidual ? 2 : 1;  // d_x, d_r
@@ -157,9 +171,10 @@ struct BackwardOperation {
 
   Act act;
   Affine<float> affine;
-  const float* var;  // [C]
-  float* d_weight;   // [C] or null
-  float* d_bias;     // [C] or null
+  const float* var;              // [C]
+  float* d_weight;               // [C] or null
+  float* d_bias;                 // [C] or null
+  const float* count = nullptr;  // [1], elements of all processes; null: there is this one alone
 
   /// Adds to the accumulator itself.
   template <int kSlots>
@@ -228,18 +243,22 @@ struct BackwardOperation {
   __device__ __forceinline__ Parameters parameters(int64_t c) const {
     return {affine.gamma(c), affine.beta(c), 1.f / sqrtf(var[c] + affine.eps), affine.gamma_sign(c)};
   }
-  __device__ __forceinline__ float4 coefficients(const Accumulator<1>& total, const Parameters& p, float count) const {
-    const Recovery<float> r = recovery(p.gamma, count, total.b1[0], total.b2[0]);
-    const float d_gamma = gamma_gradient(r, total.a0[0], total.a1[0]);
-    const BackwardCoefficients<float> k = backward_coefficients(r, p.gamma, p.rstd, count, total.a0[0], d_gamma);
+  using Summary = GradientSummary;
+  __device__ __forceinline__ Summary summary(const Accumulator<1>& own, float elements) const {
+    return {own, own, elements};
+  }
+  __device__ __forceinline__ Summary summary(const Accumulator<1>& own, float, const PeerGroup& group) const {
+    return GradientSummary::of_peers(own, *count, group);
+  }
+  __device__ __forceinline__ float4 coefficients(const Summary& s, const Parameters& p) const {
+    const Recovery<float> r = s.recovered(p.gamma);
+    const float d_gamma = gamma_gradient(r, s.whole.a0[0], s.whole.a1[0]);
+    const BackwardCoefficients<float> k = backward_coefficients(r, p.gamma, p.rstd, s.count, s.whole.a0[0], d_gamma);
     return {k.a, k.b, k.c, p.beta};
   }
-  __device__ __forceinline__ void publish(const Accumulator<1>& total, const Parameters& p, int64_t c,
-                                          float count) const {
-    if (d_bias) d_bias[c] = total.a0[0];
-    if (!d_weight) return;
-    const Recovery<float> r = recovery(p.gamma, count, total.b1[0], total.b2[0]);
-    d_weight[c] = gamma_gradient(r, total.a0[0], total.a1[0]) * p.sign;
+  __device__ __forceinline__ void publish(const Summary& s, const Parameters& p, int64_t c) const {
+    if (d_bias) d_bias[c] = s.own.a0[0];
+    if (d_weight) d_weight[c] = s.d_gamma(p.gamma) * p.sign;
   }
 
   template <int kSlots, int kWidth>

@@ -222,6 +222,11 @@ class SlabKernel {
     };
     const float total = static_cast<float>(chunks - 1) * static_cast<float>(whole) + static_cast<float>(tail);
     Merger<Op> merger(job_.exchange, count);
+    [[maybe_unused]] int half = 0;  // of the peers' areas
+    if constexpr (Op::kPeers) {
+      if (threadIdx.x % 32 == 0) half = take_turn(job_.peers, gridDim.x * Budget::kCombinerWarps).half;
+      half = __shfl_sync(0xffffffffu, half, 0);
+    }
     const int warps = Budget::kCombinerWarps * blocks;
     int place =
         warp * blocks + rank_;  // among the group's warps; moves on, so that few channels don't meet the same one
@@ -239,8 +244,15 @@ class SlabKernel {
         if (first) posted_->wait(slabs + 1);  // others will be about as far: no polling before
         first = false;
         const auto all = merger.take(channel, wanted, total);
-        if (wanted) merger.post_coefficients(channel, job_.op.coefficients(all, parameters, total));
-        if (exists && merger.leads()) job_.op.publish(all, parameters, channel, total);
+        const auto summary = [&] {
+          if constexpr (Op::kPeers) {
+            return job_.op.summary(all, total, PeerGroup{job_.peers, half, channel, exists, merger.lanes()});
+          } else {
+            return job_.op.summary(all, total);
+          }
+        }();
+        if (wanted) merger.post_coefficients(channel, job_.op.coefficients(summary, parameters));
+        if (exists && merger.leads()) job_.op.publish(summary, parameters, channel);
       }
       ++slabs;
       if (++place == warps) place = 0;

@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "iabn/kernels/cuda/peers.h"
 #include "iabn/kernels/kernels.h"
 
 namespace iabn::kernels::cuda {
@@ -29,8 +30,9 @@ constexpr bool is_forward(Pass pass) { return pass == Pass::kForward || pass == 
 
 /// The plan for a tensor on the current device; nothing where the slab kernels don't apply: other devices than compute
 /// capability 9.0, float64, unaligned pointers, and channels (channels last) or runs (contiguous) that are no whole
-/// number of 16-byte vectors. `pointer_bits`: all addresses, or-ed.
-std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass);
+/// number of 16-byte vectors. `pointer_bits`: all addresses, or-ed. `spare`: multiprocessors that it leaves alone.
+std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass,
+                                  int spare = 0);
 
 /// Equal pieces of at most `tile_vectors` that a run of `run_vectors` is cut into; 0 where there are none but tiny
 /// ones.
@@ -45,7 +47,7 @@ constexpr int run_pieces(int64_t run_vectors, int tile_vectors) {
 /// Device memory that a launch with this plan may need, in bytes (exchange_area.h).
 size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan, Pass pass);
 
-/// As the directions in kernels.h; d_x must be there, and momentum is not cumulative. False, with nothing
+/// As the directions in kernels.h and peers.h; d_x must be there, and momentum is not cumulative. False, with nothing
 /// done, where the device or the part of it that this stream may use can't hold all blocks at a time.
 template <class T>
 [[nodiscard]] bool slab_forward(T* x, const Shape& shape, const Affine<float>& affine, const ActivationSpec& activation,
@@ -55,6 +57,16 @@ template <class T>
 [[nodiscard]] bool slab_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const float* var,
                                  const Affine<float>& affine, const ActivationSpec& activation, float* d_weight,
                                  float* d_bias, const SlabPlan& plan, void* workspace, cudaStream_t stream);
+template <class T>
+[[nodiscard]] bool slab_peer_forward(T* x, const Shape& shape, const Affine<float>& affine,
+                                     const ActivationSpec& activation, const Running<float>& running, float* mean,
+                                     float* var, float* count, const Peers& peers, const SlabPlan& plan,
+                                     void* workspace, cudaStream_t stream);
+template <class T>
+[[nodiscard]] bool slab_peer_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const float* count,
+                                      const float* var, const Affine<float>& affine, const ActivationSpec& activation,
+                                      float* d_weight, float* d_bias, const Peers& peers, const SlabPlan& plan,
+                                      void* workspace, cudaStream_t stream);
 template <class T>
 [[nodiscard]] bool slab_residual_forward(T* x, const T* r, const Shape& shape, const Affine<float>& affine,
                                          const ActivationSpec& activation, const Running<float>& running, float* mean,

@@ -15,6 +15,7 @@ struct SlabJob {
   Op op;
   typename Op::Storage* outputs[Op::kOutputs];
   Exchange exchange;
+  Peers peers;
   int groups;       // of exchange.blocks blocks each
   int ring_chunks;  // chunks of a slab that may stay in the ring, at most kStages
   int in_flight;    // chunks that the loader requests ahead of their arrival; below kStages

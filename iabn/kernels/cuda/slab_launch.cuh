@@ -50,14 +50,14 @@ using Outputs = std::array<typename Op::Storage*, Op::kOutputs>;
 /// False where the device, or the part of it that this stream may use, can't hold all blocks at a time.
 template <class Source, class Op>
 bool launch_slab(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outputs, const Shape& shape,
-                 const SlabPlan& plan, void* workspace, cudaStream_t stream) {
+                 const SlabPlan& plan, void* workspace, cudaStream_t stream, const Peers& peers) {
   using Budget = SlabBudget<Op, Source>;
   const auto kernel = slab_kernel<Op, Source>;
   // Once per device would do, but is not worth the state: the runtime takes under a microsecond. It comes first because
   // it makes the device's context current, which a tensor map may need in a thread that has not used the device yet.
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Budget::kSharedBytes),
         "cudaFuncSetAttribute(slab_kernel)");
-  SlabJob<Op, Source> job{{}, op, {}, {}, plan.groups, Budget::kStages, 0, 0};
+  SlabJob<Op, Source> job{{}, op, {}, {}, peers, plan.groups, Budget::kStages, 0, 0};
   fill_source(job.source, inputs, shape, plan);
   std::copy(outputs.begin(), outputs.end(), job.outputs);
   const int64_t channels = int64_t{job.source.slabs()} * Source::kChannels;
@@ -89,10 +89,10 @@ bool launch_slab(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outp
 /// Calls launch_slab with the source that the plan asks for.
 template <class Op>
 bool launch_plan(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outputs, const Shape& shape,
-                 const SlabPlan& plan, void* workspace, cudaStream_t stream) {
+                 const SlabPlan& plan, void* workspace, cudaStream_t stream, const Peers& peers = {}) {
   using T = typename Op::Storage;
   const auto launch = [&]<class Source>(Source*) {
-    return launch_slab<Source>(op, inputs, outputs, shape, plan, workspace, stream);
+    return launch_slab<Source>(op, inputs, outputs, shape, plan, workspace, stream, peers);
   };
   if (plan.row_bytes == 64) return launch(static_cast<RowSource<T, 64, Op::kInputs>*>(nullptr));
   if (plan.row_bytes == 128) return launch(static_cast<RowSource<T, 128, Op::kInputs>*>(nullptr));
@@ -123,6 +123,32 @@ bool slab_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const f
     using Act = std::decay_t<decltype(act)>;
     launched = launch_plan(BackwardOperation<T, Act>{act, affine, var, d_weight, d_bias}, {z, d_z}, {d_x}, shape, plan,
                            workspace, stream);
+  });
+  return launched;
+}
+
+template <class T>
+bool slab_peer_forward(T* x, const Shape& shape, const Affine<float>& affine, const ActivationSpec& activation,
+                       const Running<float>& running, float* mean, float* var, float* count, const Peers& peers,
+                       const SlabPlan& plan, void* workspace, cudaStream_t stream) {
+  bool launched = false;
+  with_compiled_activation<T>(activation, [&](const auto& act) {
+    using Act = std::decay_t<decltype(act)>;
+    launched = launch_plan(ForwardOperation<T, Act, false, true>{act, affine, running, mean, var, count}, {x}, {x},
+                           shape, plan, workspace, stream, peers);
+  });
+  return launched;
+}
+
+template <class T>
+bool slab_peer_backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const float* count, const float* var,
+                        const Affine<float>& affine, const ActivationSpec& activation, float* d_weight, float* d_bias,
+                        const Peers& peers, const SlabPlan& plan, void* workspace, cudaStream_t stream) {
+  bool launched = false;
+  with_compiled_activation<T>(activation, [&](const auto& act) {
+    using Act = std::decay_t<decltype(act)>;
+    launched = launch_plan(BackwardOperation<T, Act, false, true>{act, affine, var, d_weight, d_bias, count}, {z, d_z},
+                           {d_x}, shape, plan, workspace, stream, peers);
   });
   return launched;
 }
@@ -166,5 +192,12 @@ bool slab_residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r
 #define IABN_INSTANTIATE_SLAB_BACKWARD(T)                                                               \
   template bool slab_backward(const T*, const T*, T*, const Shape&, const float*, const Affine<float>&, \
                               const ActivationSpec&, float*, float*, const SlabPlan&, void*, cudaStream_t)
+#define IABN_INSTANTIATE_SLAB_PEERS(T)                                                                                 \
+  template bool slab_peer_forward(T*, const Shape&, const Affine<float>&, const ActivationSpec&,                       \
+                                  const Running<float>&, float*, float*, float*, const Peers&, const SlabPlan&, void*, \
+                                  cudaStream_t);                                                                       \
+  template bool slab_peer_backward(const T*, const T*, T*, const Shape&, const float*, const float*,                   \
+                                   const Affine<float>&, const ActivationSpec&, float*, float*, const Peers&,          \
+                                   const SlabPlan&, void*, cudaStream_t)
 
 }  // namespace iabn::kernels::cuda

@@ -201,24 +201,24 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
 }  // namespace
 
 /// Plans are made once per thread and shape, as far as there is room: a call needs several, each of a microsecond.
-std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass) {
+std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass, int spare) {
   const bool contiguous = shape.layout == Layout::kContiguous;
   const int64_t row = (contiguous ? shape.s : shape.c) * element_bytes;
   constexpr int64_t kMostRows = int64_t{1} << 30;
   if (element_bytes > 4 || shape.numel() == 0 || shape.count() >= kMostRows || shape.c >= kMostRows) return {};
   if ((row | static_cast<int64_t>(pointer_bits)) % SlabPolicy::kVectorBytes != 0) return {};
   const Device device = current_device();
-  if (!device.supported) return {};
+  const int multiprocessors = device.multiprocessors - spare;
+  if (!device.supported || multiprocessors < 1) return {};
 
   using Key = std::array<int64_t, 7>;
-  const Key key{
-      shape.n, shape.c, shape.s, contiguous, element_bytes, static_cast<int64_t>(pass), device.multiprocessors};
+  const Key key{shape.n, shape.c, shape.s, contiguous, element_bytes, static_cast<int64_t>(pass), multiprocessors};
   thread_local std::array<std::pair<Key, std::optional<SlabPlan>>, 256> made;
   uint64_t hash = 0;
   for (const int64_t number : key) hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15u;
   auto& [its_key, plan] = made[hash >> 56];
   if (its_key != key) {
-    plan = make_plan(shape, element_bytes, pass, device.multiprocessors);
+    plan = make_plan(shape, element_bytes, pass, multiprocessors);
     its_key = key;
   }
   return plan;
