@@ -1,5 +1,8 @@
 """ResNet-50 training by `iabn train` on one and on several GPUs, beside PyTorch's DistributedDataParallel.
 
+Local layers ("inplace"), and synchronised ones that exchange their sums through the GPUs' memory ("sync") or through
+NCCL ("sync, collectives").
+
 Real JPEG files (drawn here, smooth, 256 x 256) through the loader, bf16, channels-last, the step as one CUDA graph;
 images/s are those that the second epoch reports, without evaluation and snapshots. PyTorch trains
 the same network (torchvision's with leaky ReLU), eager, on data that lies on the GPU: its loader does not count.
@@ -53,7 +56,13 @@ def draw_folder(root, train_images):
 def program_speed(program, root, mode, processes, options):
     """Images/s between the lines of the second half of the second epoch."""
     config = {
-        "network": {"arch": "resnet50", "activation": "leaky_relu", "classes": CLASSES, "bn_mode": mode},
+        "network": {
+            "arch": "resnet50",
+            "activation": "leaky_relu",
+            "classes": CLASSES,
+            "bn_mode": mode.split(",")[0],
+            "sync_exchange": "collectives" if mode.endswith("collectives") else "auto",
+        },
         "optimizer": {
             "batch_size": options.batch * processes,
             "learning_rate": 0.01,
@@ -64,7 +73,7 @@ def program_speed(program, root, mode, processes, options):
         "precision": "bf16",
         "cuda_graph": True,
     }
-    name = f"{mode}-{processes}"
+    name = f"{mode.replace(', ', '-')}-{processes}"
     path, log_dir = root / f"{name}.json", root / f"run-{name}"
     path.write_text(json.dumps(config))
     launcher = (
@@ -162,7 +171,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_folder(root, options.images)
-        for mode, processes in (("inplace", 1), ("inplace", several), ("sync", several)):
+        for mode, processes in (("inplace", 1), *((m, several) for m in ("inplace", "sync", "sync, collectives"))):
             figures[f"iabn {mode}", processes] = program_speed(
                 options.program.resolve(), root, mode, processes, options
             )
