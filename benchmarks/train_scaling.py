@@ -7,7 +7,9 @@ Real JPEG files (drawn here, smooth, 256 x 256) through the loader, bf16, channe
 images/s are those that the second epoch reports, without evaluation and snapshots. PyTorch trains
 the same network (torchvision's with leaky ReLU), eager, on data that lies on the GPU: its loader does not count.
 
-  python benchmarks/train_scaling.py build/cuda/bin/iabn --processes 2 --csv rows.csv
+  python benchmarks/train_scaling.py build/cuda/bin/iabn --processes 2 --csv rows.csv --traces FOLDER
+
+--traces: what happens in five steps of the first epoch, for trace_overlap.py.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import datetime
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -90,12 +93,16 @@ def program_speed(program, root, mode, processes, options):
         else []
     )
     command = [program, "train", path, root, "--log-dir", log_dir, "--device", "cuda", "--workers", options.workers]
-    command += ["--print-frequency", 20]
+    command += ["--print-frequency", 20, *(["--trace-steps", 5] if options.traces else [])]
     result = subprocess.run(
         [*launcher, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if result.returncode != 0:
         raise RuntimeError(f"{name}: exit code {result.returncode}\n{result.stdout[-3000:]}")
+    if options.traces:
+        options.traces.mkdir(parents=True, exist_ok=True)
+        for trace in log_dir.glob("trace_rank*.json"):
+            shutil.copy(trace, options.traces / f"{name}-{trace.name}")
     # "epoch 2/2 300/500 | 5012 images/s | 0:12 left | data 1 % | ...", the mean since the epoch's begin, rank 0's clock
     found = re.findall(r"epoch 2/2 (\d+)/\d+ \| (\d+) images/s .*? data (\d+) %", result.stdout)
     images = [int(step) * options.batch * processes for step, _, _ in found]
@@ -162,6 +169,7 @@ def main():
     parser.add_argument("--workers", type=int, default=14, help="per process")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--traces", type=Path)
     options = parser.parse_args()
     stamp = [torch.cuda.get_device_name(), driver_version(), torch.__version__]
     sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout

@@ -47,6 +47,7 @@ std::string resume_command(const Arguments& arguments, const std::string& checkp
     command += " --print-frequency " + std::to_string(arguments.options.print_frequency);
   }
   if (arguments.options.weight_histograms) command += " --weight-histograms";
+  if (arguments.options.trace_steps > 0) command += " --trace-steps " + std::to_string(arguments.options.trace_steps);
   if (arguments.options.snapshot_minutes > 0) {
     std::ostringstream minutes;
     minutes << arguments.options.snapshot_minutes;
@@ -141,6 +142,11 @@ void add_train(CLI::App& app, Run& run) {
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--weight-histograms", options.weight_histograms,
                     "Write the distribution of every parameter to TensorBoard after each epoch");
+  command
+      ->add_option("--trace-steps", options.trace_steps,
+                   "Write what happens in so many steps, after the first ten, to LOG_DIR/trace_rank<r>.json "
+                   "(for ui.perfetto.dev)")
+      ->check(CLI::PositiveNumber);
   command->add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_flag("--skip-corrupt", options.skip_corrupt,
                     "Pass over images that cannot be decoded instead of stopping; they are named after each epoch");

@@ -28,6 +28,7 @@
 #include "iabn/train/schedule.h"
 #include "iabn/train/snapshot.h"
 #include "iabn/train/step.h"
+#include "iabn/train/step_trace.h"
 #include "iabn/train/task.h"
 #include "iabn/train/weights.h"
 
@@ -85,13 +86,13 @@ class Run {
   std::unique_ptr<Evaluator> evaluator_;
   std::optional<fs::path> resume_from_;
   std::shared_ptr<models::Network> network_;
-  std::vector<std::string> body_notes_;
-  std::string exchange_note_;
+  std::vector<std::string> notes_;
   std::unique_ptr<Meter> meter_;
   TrainStep step_;
   RunLog log_;
   RunState state_;
   Agreement agreement_;
+  StepTrace trace_;
   std::unique_ptr<CsvLog> csv_;
   double last_evaluation_seconds_ = 0;
   Metrics last_evaluation_;
@@ -110,13 +111,14 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       evaluator_(task_->evaluator(evaluation_options(config, options, world_), world_, device_)),
       resume_from_(snapshot_to_resume(checkpoint_path(), options.resume, options.resume_auto)),
       network_(build_network(config, device_)),
-      body_notes_(options.body && !resume_from_ ? load_body(*options.body, *network_, config, options.body_gamma)
-                                                : std::vector<std::string>()),
-      exchange_note_(connect_layers(config, world_, device_)),
+      notes_(options.body && !resume_from_ ? load_body(*options.body, *network_, config, options.body_gamma)
+                                           : std::vector<std::string>()),
       meter_(task_->meter(device_)),
       step_(config, *network_, *meter_, device_, world_),
       log_(made_folder(options.log_dir), world_.rank, options.print_frequency),
-      agreement_(world_, options.snapshot_minutes) {
+      agreement_(world_, options.snapshot_minutes),
+      trace_(options.log_dir / ("trace_rank" + std::to_string(world_.rank) + ".json"), options.trace_steps, device_) {
+  if (const std::string note = connect_layers(config, world_, device_); !note.empty()) notes_.push_back(note);
   if (resume_from_) resume();
   check_same_job(world_,
                  {to_json(config).dump(), resume_from_.has_value(), state_, train_images(), evaluator_->images()});
@@ -159,8 +161,7 @@ void Run::describe() {
              config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
              std::to_string(train_images()) + " training and " + std::to_string(evaluator_->images()) +
              " validation images");
-  for (const std::string& note : body_notes_) log_.print("body: " + note);
-  if (!exchange_note_.empty()) log_.print(exchange_note_);
+  for (const std::string& note : notes_) log_.print(note);
 }
 
 TrainResult Run::train() {
@@ -255,6 +256,7 @@ void Run::train_epoch() {
     train_step(*batch);
     ++state_.step;
     agreement_.step_done();
+    trace_.step_done();
     // The epoch's last step is logged at its end.
     const bool log_step = state_.step % options_.print_frequency == 0 && state_.step < train_loader_.batches();
     const bool draw = log_.progress().due(state_.step);

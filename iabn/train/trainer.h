@@ -34,6 +34,7 @@ struct TrainOptions {
   int64_t print_frequency = 100;   // steps between two lines where stdout is no terminal, and two rows of TensorBoard
   double snapshot_minutes = 0;     // also save the state this often within an epoch; 0 = only after epochs
   bool weight_histograms = false;  // to TensorBoard after each epoch
+  int64_t trace_steps = 0;         // to trace_rank<r>.json, see StepTrace; 0 = none
 };
 
 struct TrainResult {

@@ -151,7 +151,9 @@ std::vector<std::string> load_body(const std::filesystem::path& path, models::Ne
   options.gamma = gamma;
   options.bn_mode = config.network.bn_mode;
   options.network_gamma = *io::gamma_from_name(config.network.gamma);
-  return load(path, io::load_checkpoint(path), segmentation->body(), options, /*without_classifier=*/true);
+  auto notes = load(path, io::load_checkpoint(path), segmentation->body(), options, /*without_classifier=*/true);
+  for (std::string& note : notes) note = "body: " + note;
+  return notes;
 }
 
 }  // namespace iabn::train

@@ -85,12 +85,18 @@ struct Part {
         batches(std::vector<int64_t>{kBatches}),
         workspace(kernels::cuda::peer_workspace_bytes<T>(shape, peers_)) {
     cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    // What a stream allocates at its first launch, it must not allocate while others wait for it.
-    Run<T> warm_up(p);
-    warm_up.stream = stream;
-    warm_up.forward();
-    warm_up.backward();
+    // A kernel's first launch loads it, and a stream's allocates, which may wait for all kernels of this process: not
+    // while those of the other parts wait for this one. So once as a group of one.
+    peers = peers_of(0, 1);
+    peers.spare = peers_.spare;
+    forward();
+    backward();
     cuda_check(cudaStreamSynchronize(stream));
+    peers = peers_;
+    x.set(slice(p.x));
+    running_mean.set(std::vector<float>(p.weight.size(), kRunningMean));
+    running_var.set(std::vector<float>(p.weight.size(), kRunningVar));
+    batches.set({kBatches});
   }
   ~Part() { cudaStreamDestroy(stream); }
   Part(const Part&) = delete;

@@ -36,6 +36,19 @@ std::vector<int64_t> parts(const std::string& text) {
   return result;
 }
 
+torch::Tensor own_part(const torch::Tensor& whole, const train::World& world) {
+  const auto sizes = parts(told("IABN_TEST_PARTS"));
+  int64_t begin = 0;
+  for (int rank = 0; rank < world.rank; ++rank) begin += sizes[static_cast<size_t>(rank)];
+  return whole.slice(0, begin, begin + sizes[static_cast<size_t>(world.rank)]).clone().to(device_of(world));
+}
+
+std::vector<std::vector<torch::Tensor>> results(const std::filesystem::path& folder, size_t ranks) {
+  std::vector<std::vector<torch::Tensor>> all(ranks);
+  for (size_t rank = 0; rank < ranks; ++rank) torch::load(all[rank], (folder / std::to_string(rank)).string());
+  return all;
+}
+
 namespace {
 
 int free_port() {

@@ -3,6 +3,7 @@
 // Tests of several processes: each starts copies of its own program, which meet through Gloo, or with IABN_TEST_DEVICE
 // "cuda" in the environment through NCCL, a GPU each.
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@ torch::Device device_of(const train::World& world);
 /// Sizes of the ranks' parts, "7,1".
 std::vector<int64_t> parts(const std::string& text);
 
+/// This rank's part of the whole batch, on its device.
+torch::Tensor own_part(const torch::Tensor& whole, const train::World& world);
+
 struct Job {
   std::vector<int> codes;  // by rank
   std::string output;      // of all
@@ -30,5 +34,8 @@ struct Job {
 
 /// Runs one copy of this program for each part.
 Job run(const std::string& worker, const std::string& part_sizes, const std::string& argument);
+
+/// What each rank has saved in `folder` under its number.
+std::vector<std::vector<torch::Tensor>> results(const std::filesystem::path& folder, size_t ranks);
 
 }  // namespace iabn::test

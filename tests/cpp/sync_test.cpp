@@ -31,14 +31,6 @@ constexpr int64_t kBatch = 8;
 // NCCL's start takes longer.
 std::chrono::seconds timeout() { return std::chrono::seconds(on_gpus() ? 60 : 5); }
 
-// This rank's part of the whole batch.
-Tensor own_part(const Tensor& whole, const train::World& world) {
-  const auto sizes = parts(told("IABN_TEST_PARTS"));
-  int64_t begin = 0;
-  for (int rank = 0; rank < world.rank; ++rank) begin += sizes[static_cast<size_t>(rank)];
-  return whole.slice(0, begin, begin + sizes[static_cast<size_t>(world.rank)]).clone().to(device_of(world));
-}
-
 nn::ABNOptions layer_options() { return nn::ABNOptions(3).activation("elu").activation_param(0.7); }
 
 void fill(nn::NormActImpl& layer) {
@@ -227,12 +219,6 @@ int wrong_worker(const train::World& world, const std::string& what) {
     return 3;
   }
   return 0;
-}
-
-std::vector<std::vector<Tensor>> results(const std::filesystem::path& folder, size_t ranks) {
-  std::vector<std::vector<Tensor>> all(ranks);
-  for (size_t rank = 0; rank < ranks; ++rank) torch::load(all[rank], (folder / std::to_string(rank)).string());
-  return all;
 }
 
 // Every way with every split; on CPUs those that need no GPU.

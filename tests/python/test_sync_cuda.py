@@ -105,14 +105,15 @@ def through_peers(rank, folder):
     # The collectives of another stream meanwhile, as when gradients are averaged.
     made, gradients = iabn.InPlaceABNSync(LARGE[1]).cuda(), torch.ones(1 << 22, device="cuda")
     x, d_z = large((6, 6), rank)
+    made(x.clone())  # at its first pass a layer asks the others whether they have come to the same one
     torch.cuda.set_sync_debug_mode("error")
     works = []
     for _ in range(200):
         works.append(dist.all_reduce(gradients, op=dist.ReduceOp.AVG, async_op=True))
         made(x.clone().requires_grad_() * 1).backward(d_z)
+    torch.cuda.set_sync_debug_mode("default")
     for work in works:
         work.wait()
-    torch.cuda.set_sync_debug_mode("default")
     assert gradients.unique().tolist() == [1]
 
 

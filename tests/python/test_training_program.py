@@ -120,3 +120,10 @@ def test_weights_that_do_not_fit_are_listed(run, tmp_path):
     assert "missing in the file (1)" in text and 'did you mean "mod1.conv1.wieght"?' in text
     assert "unknown to the network (1)" in text
     assert "classifier.fc.weight is [3, 32] in the file, [2, 32] in the network" in text
+
+
+def test_a_trace_of_some_steps_can_be_written(run):
+    run("train", "config.json", "data", "--log-dir", "traced", "--device", "cpu", "--epochs", 3, "--trace-steps", 2)
+    events = json.loads((run.folder / "traced" / "trace_rank0.json").read_text())["traceEvents"]
+    layers = 7
+    assert sum(event.get("name") == "iabn::abn_backward" for event in events) == 2 * layers
