@@ -4,6 +4,7 @@ wider_resnet38_a2 with DeepLabV3 and 65 classes, random weights, 2048 pixels on 
 mirror image, fp16, channels-last. Both read JPEG files ahead in `--workers` threads or processes and write PNG files
 behind; the time runs from the first file to the last, without start and loading. Memory is what nvidia-smi shows for
 the first GPU at most, less what it showed before: each side runs alone in a process of its own, in turns.
+--whole-average: PyTorch's head averages over the whole map, because windows take it longer than its network.
 
   python benchmarks/predict_torch.py build/cuda/bin/iabn PICTURES --csv rows.csv
 """
@@ -11,6 +12,7 @@ the first GPU at most, less what it showed before: each side runs alone in a pro
 import argparse
 import csv
 import datetime
+import os
 import subprocess
 import sys
 import tempfile
@@ -68,8 +70,10 @@ def norm_act_in_place(self, x):
 
 
 @torch.inference_mode()
-def predict_in_torch(weights, pictures, out, workers):
-    NormAct.forward, Head.forward = norm_act_in_place, head_with_window
+def predict_in_torch(weights, pictures, out, workers, windows):
+    NormAct.forward = norm_act_in_place
+    if windows:
+        Head.forward = head_with_window
     model = network()
     parts = torch.load(weights, weights_only=True)["state_dict"]
     for name, part in parts.items():
@@ -103,7 +107,8 @@ class Memory:
 
     @staticmethod
     def now():
-        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={gpu}"]
         return float(subprocess.run(query, capture_output=True, text=True, check=True).stdout) / 1024
 
     def __enter__(self):
@@ -133,13 +138,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--whole-average", action="store_true")
     parser.add_argument("--torch", nargs=2, type=Path, metavar=("WEIGHTS", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.torch:
-        return predict_in_torch(options.torch[0], options.pictures, options.torch[1], options.workers)
+        weights, out = options.torch
+        return predict_in_torch(weights, options.pictures, out, options.workers, not options.whole_average)
     expected = sorted(f"{path.stem}.png" for path in options.pictures.iterdir())
     count = len(expected)
-    speeds, memory = {"torch eager": [], "iabn predict": []}, {}
+    whole = ["--whole-average"] if options.whole_average else []
+    eager = "torch eager, average of the whole map" if whole else "torch eager"
+    speeds, memory = {eager: [], "iabn predict": []}, {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_vistas(folder / "weights.pth", network())
@@ -148,10 +157,10 @@ def main():
             for out in outs:
                 out.mkdir()
             weights, workers = folder / "weights.pth", ["--workers", options.workers]
-            arguments = [options.program, options.pictures, *workers, "--torch", weights, outs[0]]
+            arguments = [options.program, options.pictures, *workers, *whole, "--torch", weights, outs[0]]
             ours = ["predict", weights, options.pictures, outs[1], "--scales", 1, "--flip", *workers]
             commands = {
-                "torch eager": [sys.executable, __file__, *arguments],
+                eager: [sys.executable, __file__, *arguments],
                 "iabn predict": [options.program, *ours],
             }
             for (side, command), out in zip(commands.items(), outs, strict=True):

@@ -36,20 +36,21 @@ torch::Tensor DeepLabV3::forward(torch::Tensor x) {
   }
   y = map_bn_->forward(std::move(y));
   y = red_conv_->forward(y);
-  torch::Tensor pool = average(x);
+  torch::Tensor pool = pooled(x);
   x.reset();
-  pool = global_pooling_conv_->forward(pool);
   pool = global_pooling_bn_->forward(std::move(pool));
   y.add_(pool_red_conv_->forward(pool));  // a global average is the same for every pixel: it is broadcast
   return red_bn_->forward(std::move(y));
 }
 
-torch::Tensor DeepLabV3::average(const torch::Tensor& x) {
-  if (is_training() || !pooling_size_) return x.mean({2, 3}, /*keepdim=*/true);
-  const int64_t height = std::min((*pooling_size_)[0], x.size(2)), width = std::min((*pooling_size_)[1], x.size(3));
+torch::Tensor DeepLabV3::pooled(const torch::Tensor& x) {
+  if (is_training() || !pooling_size_) return global_pooling_conv_->forward(x.mean({2, 3}, /*keepdim=*/true));
+  // The convolution first, which leaves far fewer channels to average: of a mean or the mean of it, it is the same.
+  const torch::Tensor y = global_pooling_conv_->forward(x);
+  const int64_t height = std::min((*pooling_size_)[0], y.size(2)), width = std::min((*pooling_size_)[1], y.size(3));
   // Rows, then columns: every window is whole, so it is the same mean, from height + width numbers instead of their
   // product, which for a window of 84 x 84 takes longer than the rest of the network.
-  const torch::Tensor means = at::avg_pool2d(at::avg_pool2d(x, {height, 1}, /*stride=*/1), {1, width}, /*stride=*/1);
+  const torch::Tensor means = at::avg_pool2d(at::avg_pool2d(y, {height, 1}, /*stride=*/1), {1, width}, /*stride=*/1);
   return at::replication_pad2d(means, {(width - 1) / 2, width / 2, (height - 1) / 2, height / 2});
 }
 

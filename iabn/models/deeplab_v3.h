@@ -34,7 +34,7 @@ class DeepLabV3 : public torch::nn::Module {
   torch::Tensor forward(torch::Tensor x);
 
  private:
-  torch::Tensor average(const torch::Tensor& x);
+  torch::Tensor pooled(const torch::Tensor& x);
 
   std::optional<std::array<int64_t, 2>> pooling_size_;
   std::vector<torch::nn::Conv2d> map_convs_;

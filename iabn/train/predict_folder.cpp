@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cinttypes>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <utility>
@@ -178,6 +179,19 @@ at::ScalarType dtype_for(const PredictOptions& options, c10::Device device) {
   return precision_dtype(device.is_cuda() ? "fp16" : "float32");
 }
 
+// With segments of fixed sizes PyTorch's allocator keeps those that pictures of other sizes cannot use.
+void let_memory_grow() {
+  if (std::getenv("PYTORCH_ALLOC_CONF") != nullptr) return;
+  ::setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", /*overwrite=*/0);
+}
+
+// Autocast would make a copy of each weight for each picture, and keep the float32 one beside it.
+void keep_convolutions_in(at::ScalarType dtype, models::Network& network) {
+  for (torch::Tensor& parameter : network.parameters()) {
+    if (parameter.dim() == 4) parameter.set_data(parameter.detach().to(dtype));
+  }
+}
+
 segmentation::PredictorOptions predictor_options(const PredictOptions& options, const Config& config,
                                                  at::ScalarType dtype) {
   segmentation::PredictorOptions result;
@@ -240,6 +254,7 @@ void print(const PredictReport& report, const std::string& output, double second
 }  // namespace
 
 PredictReport predict_folder(const PredictOptions& options) {
+  let_memory_grow();
   const auto all = list_pictures(options.input, options.output, options.mode);
   io::Checkpoint checkpoint = io::load_checkpoint(options.snapshot);
   Config config = segmentation_config(checkpoint, options.snapshot, options.config);
@@ -259,6 +274,7 @@ PredictReport predict_folder(const PredictOptions& options) {
   for (const auto& note : load_weights(options.snapshot, std::move(checkpoint), *network, weights)) {
     if (world.first()) std::printf("%s\n", note.c_str());
   }
+  keep_convolutions_in(dtype, *network);
   network->eval();
   const Predictor predictor(*network, predictor_options(options, config, dtype), device);
 

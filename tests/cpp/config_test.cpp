@@ -236,10 +236,10 @@ TEST(Config, TheDemoConfigurationIsRead) {
 }
 
 TEST(Config, TheRecipesOfCamVidDifferInTheNormAlone) {
-  Config in_place = load_config("configs/camvid/resnet34_inplace.json");
+  Config in_place = load_config("configs/camvid/resnet18_inplace.json");
   EXPECT_EQ(in_place.network.classes, 11);
   in_place.network.bn_mode = "standard";
-  EXPECT_EQ(to_json(in_place), to_json(load_config("configs/camvid/resnet34_standard.json")));
+  EXPECT_EQ(to_json(in_place), to_json(load_config("configs/camvid/resnet18_standard.json")));
 }
 
 ScheduleConfig schedule(const char* type, const char* mode, double gamma) {
