@@ -1,5 +1,6 @@
 #include "iabn/nn/peers.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <list>
 #include <mutex>
@@ -18,6 +19,7 @@ constexpr int64_t kCardBytes = 128;
 
 struct Known {
   c10::weak_intrusive_ptr<c10d::ProcessGroup> group;
+  int device;
   int64_t channels;
   std::vector<int64_t> peers;
 };
@@ -26,6 +28,7 @@ std::mutex& mutex() {
   static std::mutex instance;
   return instance;
 }
+// Entries stay, because nodes of autograd point into them.
 std::list<Known>& all_known() {
   static std::list<Known> instance;
   return instance;
@@ -33,24 +36,48 @@ std::list<Known>& all_known() {
 
 using Bytes = std::vector<uint8_t>;
 
-/// What each rank gives, on all, in the order of the ranks.
-std::vector<Bytes> gather(const ProcessGroup& group, const std::string& what, const Bytes& own) {
-  const auto store = group->getStore();
-  const auto key = [&](int rank) {
-    return "iabn/peers/" + group->getGroupName() + "/" + what + "/" + std::to_string(rank);
-  };
-  store->set(key(group->getRank()), own);
-  std::vector<Bytes> all;
-  for (int rank = 0; rank < group->getSize(); ++rank) all.push_back(store->get(key(rank)));
-  return all;
-}
-
-/// Agrees on why it can't be: the first rank's reason.
-std::string first_reason(const ProcessGroup& group, const std::string& what, const std::string& own) {
-  for (const Bytes& bytes : gather(group, what, Bytes(own.begin(), own.end()))) {
-    if (!bytes.empty()) return {bytes.begin(), bytes.end()};
+/// One call of use_peer_memory as the ranks of a group see it.
+class Meeting {
+ public:
+  explicit Meeting(const ProcessGroup& group) : group_(group), store_(group->getStore()) {
+    prefix_ = "iabn/peers/" + group->getGroupName() + "/";
+    prefix_ += std::to_string(store_->add(prefix_ + "calls/" + std::to_string(group->getRank()), 1)) + "/";
   }
-  return {};
+  /// What each rank gives, on all, in the order of the ranks.
+  std::vector<Bytes> gather(const std::string& what, const Bytes& own) const {
+    store_->set(key(what, group_->getRank()), own);
+    std::vector<Bytes> all;
+    for (int rank = 0; rank < group_->getSize(); ++rank) {
+      try {
+        all.push_back(store_->get(key(what, rank)));
+      } catch (const std::exception& error) {
+        TORCH_CHECK(false, "use_peer_memory: rank ", group_->getRank(), " of the group waited in vain for rank ", rank,
+                    ", which has ended or does not call it: ", text_of(error));
+      }
+    }
+    return all;
+  }
+  /// The first rank's that has one.
+  std::string first_reason(const std::string& what, const std::string& own) const {
+    for (const Bytes& bytes : gather(what, Bytes(own.begin(), own.end()))) {
+      if (!bytes.empty()) return {bytes.begin(), bytes.end()};
+    }
+    return {};
+  }
+
+ private:
+  std::string key(const std::string& what, int rank) const { return prefix_ + what + "/" + std::to_string(rank); }
+
+  const ProcessGroup& group_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  std::string prefix_;
+};
+
+/// NCCL reads the variable; it counts more than what a group's options say.
+std::string refused_by_environment(int spare) {
+  const char* text = std::getenv("NCCL_MAX_CTAS");
+  if (text == nullptr || (std::atoi(text) > 0 && std::atoi(text) <= spare)) return {};
+  return "NCCL_MAX_CTAS is " + std::string(text) + ", the layers leave " + std::to_string(spare) + " multiprocessors";
 }
 
 }  // namespace
@@ -60,34 +87,49 @@ std::string use_peer_memory(const ProcessGroup& group, int device, const PeerMem
   TORCH_CHECK(options.channels > 0 && options.spare_multiprocessors >= 0 && options.timeout.count() > 0,
               "use_peer_memory: channels and timeout must be above 0, spare_multiprocessors not below");
   const int rank = group->getRank(), size = group->getSize();
-  if (size < 2 || size > kMostProcesses) return "of " + std::to_string(size) + " processes; 2 to 8 can";
+  if (size < 2 || size > kMostProcesses) {
+    return "the group has " + std::to_string(size) + " processes, 2 to " + std::to_string(kMostProcesses) + " can";
+  }
   const std::string who = "rank " + std::to_string(rank);
+  const Meeting meeting(group);
 
   Bytes card(kCardBytes);
   at::Tensor card_tensor = at::empty({kCardBytes}, at::kByte);
   int64_t own_area = 0;
-  std::string reason;
-  try {
-    own_area = ops::peer_area(card_tensor, device, options.channels, size);
-    std::memcpy(card.data(), card_tensor.const_data_ptr(), kCardBytes);
-  } catch (const std::exception& error) {
-    reason = who + ": " + text_of(error);
+  std::string reason = options.refusal;
+  if (reason.empty()) reason = refused_by_environment(options.spare_multiprocessors);
+  if (reason.empty()) {
+    try {
+      own_area = ops::peer_area(card_tensor, device, options.channels, size);
+      std::memcpy(card.data(), card_tensor.const_data_ptr(), kCardBytes);
+    } catch (const std::exception& error) {
+      reason = who + ": " + text_of(error);
+    }
   }
-  const std::vector<Bytes> cards = gather(group, "card", card);
-  if (auto agreed = first_reason(group, "area", reason); !agreed.empty()) return agreed;
+  const std::vector<Bytes> cards = meeting.gather("card", card);
+  if (auto agreed = meeting.first_reason("area", reason); !agreed.empty()) return agreed;
 
   std::vector<int64_t> peers{rank, options.spare_multiprocessors, options.channels, options.timeout.count()};
-  for (int other = 0; other < size; ++other) {
-    std::memcpy(card_tensor.mutable_data_ptr(), cards[static_cast<size_t>(other)].data(), kCardBytes);
-    const int64_t area = other == rank ? own_area : ops::peer_open(card_tensor, device);
-    if (area == 0 && reason.empty()) {
-      reason = who + " can't reach the GPU of rank " + std::to_string(other) + " from its own";
+  for (int other = 0; other < size && reason.empty(); ++other) {
+    int64_t area = own_area;
+    if (other != rank) {
+      std::memcpy(card_tensor.mutable_data_ptr(), cards[static_cast<size_t>(other)].data(), kCardBytes);
+      try {
+        area = ops::peer_open(card_tensor, device);
+        if (area == 0) {
+          reason = who + " and rank " + std::to_string(other) +
+                   " are on different hosts, share a GPU, or their GPUs can't reach each other's memory";
+        }
+      } catch (const std::exception& error) {
+        reason = who + ": " + text_of(error);
+      }
     }
     peers.push_back(area);
   }
-  if (auto agreed = first_reason(group, "open", reason); !agreed.empty()) return agreed;
+  if (auto agreed = meeting.first_reason("open", reason); !agreed.empty()) return agreed;
   const std::lock_guard lock(mutex());
-  all_known().push_back({c10::weak_intrusive_ptr<c10d::ProcessGroup>(group), options.channels, std::move(peers)});
+  all_known().push_front(
+      {c10::weak_intrusive_ptr<c10d::ProcessGroup>(group), device, options.channels, std::move(peers)});
   return {};
 }
 
@@ -95,7 +137,8 @@ const std::vector<int64_t>* peers_of(const ProcessGroup& group, const at::Tensor
   if (!x.is_cuda() || x.scalar_type() == at::kDouble) return nullptr;
   const std::lock_guard lock(mutex());
   for (const Known& known : all_known()) {
-    if (known.group.lock() == group) return x.size(1) <= known.channels ? &known.peers : nullptr;
+    if (known.group.lock() != group) continue;
+    return x.device().index() == known.device && x.size(1) <= known.channels ? &known.peers : nullptr;
   }
   return nullptr;
 }

@@ -30,57 +30,66 @@ Peers parse_peers(const char* op, const std::vector<int64_t>& numbers, const Ten
   peers.spare = static_cast<int>(numbers[1]);
   peers.channels = numbers[2];
   peers.timeout_ns = static_cast<uint64_t>(numbers[3]) * 1'000'000;
+  bool valid = peers.rank >= 0 && peers.rank < peers.size && peers.spare >= 0 && numbers[3] > 0;
   for (int rank = 0; rank < peers.size; ++rank) {
     peers.areas[rank] = reinterpret_cast<uint64_t*>(numbers[kBefore + static_cast<size_t>(rank)]);
+    valid = valid && peers.areas[rank] != nullptr;
   }
+  if (!valid) fail(op, "peers must come from use_peer_memory: a rank, number or address is out of range");
   if (x.size(1) > peers.channels) {
-    fail(op, "the layer has ", x.size(1), " channels, the areas have room for ", peers.channels);
+    fail(op, "the layer has ", x.size(1), " channels, the areas have room for ", peers.channels,
+         ": use the operators over collectives (abn_statistics, ...)");
   }
-  if (x.scalar_type() == ScalarType::Double) fail(op, "float64 is not supported");
+  if (x.scalar_type() == ScalarType::Double) {
+    fail(op, "float64 does not fit the exchanged words: use the operators over collectives (abn_statistics, ...)");
+  }
   return peers;
 }
 
-/// Launches over the same areas run one after the other: on another stream than the last one, the stream waits.
+/// Launches of a device run one after the other, as peers.h asks: on another stream than the last one's, the stream
+/// waits. A captured launch is left to whoever replays the graph.
 class InOrder {
  public:
-  InOrder(const Peers& peers, cudaStream_t stream) : stream_(stream), area_(peers.areas[peers.rank]) {
+  InOrder(int device, cudaStream_t stream) : device_(device), stream_(stream) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
-    captured_ = capture != cudaStreamCaptureStatusNone;  // what replays a graph keeps it in order
+    captured_ = capture != cudaStreamCaptureStatusNone;
     if (captured_) return;
+    check(cudaStreamGetId(stream, &id_), "cudaStreamGetId");
     const std::lock_guard lock(mutex());
-    const auto found = last().find(area_);
-    if (found == last().end() || found->second.stream == stream) return;
+    const auto found = last().find(device);
+    if (found == last().end() || found->second.stream_id == id_) return;
     check(cudaStreamWaitEvent(stream, found->second.done), "cudaStreamWaitEvent");
   }
   /// After the launch.
   void done() {
     if (captured_) return;
     const std::lock_guard lock(mutex());
-    Last& last_launch = last()[area_];
+    Last& last_launch = last()[device_];
     if (!last_launch.done) {
       check(cudaEventCreateWithFlags(&last_launch.done, cudaEventDisableTiming), "cudaEventCreate");
     }
     check(cudaEventRecord(last_launch.done, stream_), "cudaEventRecord");
-    last_launch.stream = stream_;
+    last_launch.stream_id = id_;
   }
 
  private:
   struct Last {
-    cudaStream_t stream = nullptr;
+    unsigned long long stream_id = 0;
     cudaEvent_t done = nullptr;
   };
   static std::mutex& mutex() {
     static std::mutex instance;
     return instance;
   }
-  static std::map<const uint64_t*, Last>& last() {
-    static std::map<const uint64_t*, Last> instance;
+  static std::map<int, Last>& last() {
+    static std::map<int, Last> instance;
     return instance;
   }
 
+  int device_;
   cudaStream_t stream_;
-  const uint64_t* area_;
+  unsigned long long id_ = 0;
   bool captured_ = false;
 };
 
@@ -117,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor> peer_forward(Tensor x, OptionalTensor weight,
     const ChannelValues<float> w(weight, ScalarType::Float), b(bias, ScalarType::Float);
     RunningValues<float> running(running_mean, running_var, num_batches_tracked, momentum, ScalarType::Float);
     const kernels::Shape shape = *dense_shape(dense);
-    InOrder order(peers, context.stream);
+    InOrder order(x.get_device_index(), context.stream);
     kernels::cuda::peer_forward<T>(
         static_cast<T*>(dense.mutable_data_ptr()), shape,
         kernels::Affine<float>{w.data(), b.data(), mode, static_cast<float>(eps)}, spec, running.get(),
@@ -141,7 +150,11 @@ std::tuple<Tensor, Tensor, Tensor> peer_backward(Tensor z, Tensor d_z, Tensor co
   check_channels(op, "var", var, z);
   check_channels(op, "weight", weight, z);
   check_channels(op, "bias", bias, z);
-  check_count(op, count, var);
+  if (count.numel() != 1 || count.scalar_type() != ScalarType::Float ||
+      count.get_device_index() != z.get_device_index()) {
+    fail(op, "count must be one float32 on z's device, as abn_peer_forward_ returns it, got ",
+         dtype_string(count.scalar_type()), " of shape ", shape_string(count));
+  }
   check_eps(op, eps);
   const ActivationSpec spec = check_activation(op, activation, activation_param, /*invertible=*/true);
   const kernels::GammaMode mode = check_gamma(op, gamma);
@@ -155,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor> peer_backward(Tensor z, Tensor d_z, Tensor co
   with_peer_type(z, [&](auto type) {
     using T = decltype(type);
     const ChannelValues<float> v(var, ScalarType::Float), w(weight, ScalarType::Float), b(bias, ScalarType::Float);
-    InOrder order(peers, context.stream);
+    InOrder order(z.get_device_index(), context.stream);
     kernels::cuda::peer_backward<T>(
         g.z_data<T>(), g.d_z_data<T>(), g.d_x_data<T>(), g.shape, static_cast<const float*>(count.const_data_ptr()),
         v.data(), kernels::Affine<float>{w.data(), b.data(), mode, static_cast<float>(eps)}, spec,
@@ -169,7 +182,8 @@ std::tuple<Tensor, Tensor, Tensor> peer_backward(Tensor z, Tensor d_z, Tensor co
 void check_card(const char* op, const Tensor& card) {
   if (!card.is_cpu() || card.scalar_type() != ScalarType::Byte || card.numel() != int64_t{PeerCard::kBytes} ||
       !card.is_contiguous()) {
-    fail(op, "card must be a contiguous uint8 tensor of ", PeerCard::kBytes, " bytes on the CPU");
+    fail(op, "card must be a contiguous uint8 tensor of ", PeerCard::kBytes, " bytes on the CPU, got ",
+         dtype_string(card.scalar_type()), " of shape ", shape_string(card));
   }
 }
 

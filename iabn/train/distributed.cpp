@@ -199,8 +199,10 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout, int 
   world.group->setDefaultBackend(Backend::GLOO);
   world.on_gpus = device == c10::kCUDA;
   if (world.on_gpus) {
+    const std::string all = std::to_string(world.size);
+    if (variable("LOCAL_WORLD_SIZE").value_or(all) == all) world.nccl_blocks = nccl_blocks;
     world.group->setBackend(c10::kCUDA, Backend::NCCL,
-                            make_nccl(under("nccl"), world.rank, world.size, timeout, nccl_blocks));
+                            make_nccl(under("nccl"), world.rank, world.size, timeout, world.nccl_blocks));
     world.group->setDefaultBackend(Backend::NCCL);
     world.watch = std::make_shared<NeighbourWatch>(make_gloo(under("watch"), world.rank, world.size, timeout), timeout);
   }

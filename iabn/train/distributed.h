@@ -23,6 +23,7 @@ struct World {
   int size = 1;
   int local_rank = 0;                     // on this machine: the number of its GPU
   bool on_gpus = false;                   // NCCL
+  int nccl_blocks = 0;                    // thread blocks of its kernels at most; 0: any number
   nn::ProcessGroup group;                 // null where it is alone
   std::shared_ptr<NeighbourWatch> watch;  // of a job on GPUs
 
@@ -65,9 +66,9 @@ inline constexpr std::chrono::minutes kDefaultTimeout{10};
 /// Joins the job that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe, as torchrun sets them: a
 /// store over TCP, NCCL for tensors on GPUs, Gloo for those of the CPU. A job on GPUs ends as soon as one of its
 /// processes has ended without leave(). Alone where WORLD_SIZE is not set or 1. Waits for all processes, at most
-/// `timeout`. `nccl_blocks`: thread blocks of an NCCL kernel at most, each on a multiprocessor of its own; 0: as many
-/// as NCCL likes. Throws std::invalid_argument for variables that are missing or wrong, and std::runtime_error that
-/// names rank and address where the others can't be reached.
+/// `timeout`. `nccl_blocks`: thread blocks of an NCCL kernel at most, each on a multiprocessor of its own, of a job of
+/// one launcher; 0, or several launchers: any number. Throws std::invalid_argument for variables that are missing or
+/// wrong, and std::runtime_error that names rank and address where the others can't be reached.
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout = kDefaultTimeout, int nccl_blocks = 0);
 
 /// The parts of join_world. NCCL needs a build with CUDA.

@@ -16,10 +16,6 @@
 namespace iabn::train {
 namespace {
 
-bool wants_peer_memory(const Config& config) {
-  return config.network.bn_mode == "sync" && config.network.sync_exchange == "auto";
-}
-
 template <class Visit>
 void for_each_tensor(const SnapshotParts& parts, Visit&& visit) {
   for (const auto& parameter : parts.network.parameters()) visit(parameter);
@@ -35,13 +31,18 @@ void for_each_tensor(const SnapshotParts& parts, Visit&& visit) {
 }  // namespace
 
 int nccl_blocks(const Config& config) {
-  return wants_peer_memory(config) ? nn::PeerMemoryOptions().spare_multiprocessors : 0;
+  const bool wanted = config.network.bn_mode == "sync" && config.network.sync_exchange == "auto";
+  return wanted ? nn::PeerMemoryOptions().spare_multiprocessors : 0;
 }
 
 std::string connect_layers(const Config& config, const World& world, c10::Device device) {
   if (config.network.bn_mode != "sync" || !world.on_gpus) return {};
   std::string reason = "network.sync_exchange is collectives";
-  if (wants_peer_memory(config)) reason = nn::use_peer_memory(world.group, device.index());
+  if (nccl_blocks(config) > 0) {
+    nn::PeerMemoryOptions options;
+    if (world.nccl_blocks == 0) options.refusal = "the processes belong to several launchers";
+    reason = nn::use_peer_memory(world.group, device.index(), options);
+  }
   if (reason.empty()) return "synchronised layers exchange their sums through the GPUs' memory";
   return "synchronised layers exchange their sums through NCCL: " + reason;
 }

@@ -22,11 +22,11 @@ struct JobFacts {
 /// a log or data folder that is not the same on every machine.
 void check_same_job(const World& world, const JobFacts& facts);
 
-/// Thread blocks that an NCCL kernel of the job may have, 0 for any number, and whether its synchronised layers
-/// exchange their sums through memory that its GPUs share (nn/peers.h): with network.sync_exchange "auto", where that
-/// can be. Both follow from the configuration, because the layers' kernels leave only so many multiprocessors to NCCL.
+/// Thread blocks that an NCCL kernel of the job may have, so that connect_layers can be; 0: any number.
 int nccl_blocks(const Config& config);
-/// A line that says which way it is, empty without synchronised layers of several GPUs. A collective.
+/// Has the synchronised layers of a job on GPUs exchange their sums through memory that these share (nn/peers.h), with
+/// network.sync_exchange "auto" and where that can be. A line that says which way it is, empty without such layers. A
+/// collective.
 std::string connect_layers(const Config& config, const World& world, c10::Device device);
 
 /// Weights, statistics, optimiser state, averages and loss scale of rank 0 to all, which may differ in the last bit;

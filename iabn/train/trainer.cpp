@@ -118,12 +118,12 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       log_(made_folder(options.log_dir), world_.rank, options.print_frequency),
       agreement_(world_, options.snapshot_minutes),
       trace_(options.log_dir / ("trace_rank" + std::to_string(world_.rank) + ".json"), options.trace_steps, device_) {
-  if (const std::string note = connect_layers(config, world_, device_); !note.empty()) notes_.push_back(note);
   if (resume_from_) resume();
   check_same_job(world_,
                  {to_json(config).dump(), resume_from_.has_value(), state_, train_images(), evaluator_->images()});
   share_state(world_, parts(), state_);
   if (options_.evaluate_only) return;
+  if (const std::string note = connect_layers(config, world_, device_); !note.empty()) notes_.push_back(note);
   check_run_folder(checkpoint_path(), resume_from_);
   state_.train_images = train_images();
   world_.any(false);  // nobody writes before all have looked

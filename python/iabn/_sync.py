@@ -6,7 +6,9 @@ order of the ranks. Backward sums A0, A1, B1, B2 (iabn/kernels/kernels.h) over t
 of all, the gradients of the parameters from the process's own, which DistributedDataParallel then averages.
 """
 
+import os
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -58,8 +60,8 @@ def merge(gathered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return count, mean, (m2 + counts * (means - mean).square()).sum(0)
 
 
-# Argument `peers` of the operators (iabn/ops/schemas.cpp), by the name of the group.
-_peers: dict[str, list[int]] = {}
+# By group: its CUDA device and the argument `peers` of the operators (iabn/ops/schemas.cpp).
+_peers: WeakKeyDictionary[dist.ProcessGroup, tuple[int, list[int]]] = WeakKeyDictionary()
 _CARD_BYTES = 128
 _MOST_PROCESSES = 8
 _MOST_CHANNELS = 8192
@@ -69,27 +71,30 @@ def use_peer_memory(group=None, *, spare_multiprocessors: int = 8, timeout: floa
     """Lets the synchronised layers of `group` (None: the default group) exchange their sums inside their kernels,
     through memory that the GPUs of one host share: one launch per direction instead of a collective between several.
 
-    All processes of the group call it once, before the layers' first pass, each with its GPU as the current device.
-    It needs 2 to 8 of them on one host, each with a GPU of its own that reaches the others' memory. Where that can't
-    be, nothing changes. It applies to eager layers with float32, float16 or bfloat16 x and at most 8192 channels;
-    others, and compiled ones, go on through collectives.
+    All processes of the group call it, before the layers' first pass, each with its GPU as the current device. It
+    needs 2 to 8 of them on one host, each with a GPU of its own that reaches the others' memory, and NCCL_MAX_CTAS in
+    the environment, set before the first group is made. Where that can't be, nothing changes. It applies to eager
+    layers on that device with float32, float16 or bfloat16 x and at most 8192 channels; others, and compiled ones, go
+    on through collectives.
 
-    spare_multiprocessors: what the kernels leave to other kernels that wait for another process, those of NCCL above
-        all, which averages gradients meanwhile. NCCL must not use more: set NCCL_MAX_CTAS to it in the environment
-        before the group is made, or both may wait for ever.
-    timeout: seconds after which a kernel that waits for another process ends with a CUDA error.
+    The kernels of several processes wait for each other, so launches of a device must run one after the other. Eager
+    ones do; replay CUDA graphs that hold such layers on one stream at a time.
+
+    spare_multiprocessors: what the layers leave to all other kernels together that wait for another process: those of
+        NCCL, one communicator at a time, with at most NCCL_MAX_CTAS blocks. With more, both may wait until the timeout.
+    timeout: seconds, at least 0.001, after which a kernel that waits for another process ends with a CUDA error.
 
     Returns why it can't be, the same text in all processes; empty: it is done. Raises ValueError for options out of
     range, and RuntimeError where a process doesn't come.
     """
-    if spare_multiprocessors < 0 or timeout <= 0:
+    if spare_multiprocessors < 0 or timeout < 1e-3:
         raise ValueError(
-            "use_peer_memory: spare_multiprocessors must be at least 0 and timeout above 0, got "
+            "use_peer_memory: spare_multiprocessors must be at least 0 and timeout at least 0.001, got "
             f"{spare_multiprocessors} and {timeout}"
         )
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     if not 2 <= size <= _MOST_PROCESSES:
-        return f"of {size} processes; 2 to {_MOST_PROCESSES} can"
+        return f"the group has {size} processes, 2 to {_MOST_PROCESSES} can"
 
     def agreed(own):
         answers = [None] * size
@@ -97,38 +102,50 @@ def use_peer_memory(group=None, *, spare_multiprocessors: int = 8, timeout: floa
             dist.all_gather_object(answers, own, group=group)
         return answers
 
-    own, card, device = 0, torch.zeros(_CARD_BYTES, dtype=torch.uint8), 0
-    try:
-        _library.require(torch.device("cuda"))
-        device = torch.cuda.current_device()
-        own = torch.ops.iabn.peer_area.default(card, device, _MOST_CHANNELS, size)
-        reason = ""
-    except RuntimeError as error:
-        reason = f"rank {rank}: {error}"
+    own, card, device, reason = 0, torch.zeros(_CARD_BYTES, dtype=torch.uint8), 0, ""
+    limit = os.environ.get("NCCL_MAX_CTAS", "")
+    if not (limit.isdigit() and 1 <= int(limit) <= spare_multiprocessors):
+        reason = f"rank {rank}: NCCL_MAX_CTAS must be from 1 to {spare_multiprocessors}, is {limit or 'not set'}"
+    else:
+        try:
+            _library.require(torch.device("cuda"))
+            device = torch.cuda.current_device()
+            own = torch.ops.iabn.peer_area.default(card, device, _MOST_CHANNELS, size)
+        except RuntimeError as error:
+            reason = f"rank {rank}: {error}"
     cards, reasons = zip(*agreed((card.numpy().tobytes(), reason)), strict=True)
     if any(reasons):
         return next(filter(None, reasons))
     areas = []
     for other, bytes_ in enumerate(cards):
         card = torch.frombuffer(bytearray(bytes_), dtype=torch.uint8)
-        areas.append(own if other == rank else torch.ops.iabn.peer_open.default(card, device))
-        if not areas[-1] and not reason:
-            reason = f"rank {rank} can't reach the GPU of rank {other} from its own"
+        try:
+            areas.append(own if other == rank else torch.ops.iabn.peer_open.default(card, device))
+        except RuntimeError as error:
+            areas.append(0)
+            reason = reason or f"rank {rank}: {error}"
+        if not areas[-1]:
+            reason = reason or (
+                f"rank {rank} and rank {other} are on different hosts, share a GPU, or their GPUs can't reach each "
+                "other's memory"
+            )
     reasons = agreed(reason)
     if not any(reasons):
-        _peers[_name(group)] = [rank, spare_multiprocessors, _MOST_CHANNELS, int(timeout * 1000), *areas]
+        peers = [rank, spare_multiprocessors, _MOST_CHANNELS, int(timeout * 1000), *areas]
+        _peers[_or_default(group)] = (device, peers)
     return next(filter(None, reasons), "")
 
 
-def _name(group) -> str:
-    return (dist.group.WORLD if group is None else group).group_name
+def _or_default(group):
+    return dist.group.WORLD if group is None else group
 
 
 def _peers_of(x, group) -> list[int] | None:
     """None: through the group's collectives."""
     if not _peers or not x.is_cuda or x.dtype == torch.float64 or x.shape[1] > _MOST_CHANNELS:
         return None
-    return _peers.get(_name(group))
+    device, peers = _peers.get(_or_default(group), (None, None))
+    return peers if device == x.device.index else None
 
 
 class InPlaceABNSyncPeers(torch.autograd.Function):

@@ -185,21 +185,32 @@ std::string name_of(const std::vector<int64_t>& images) {
   return text;
 }
 
-/// The slab kernels take the first three of each layout, the two passes the last.
+struct PeerShape {
+  Shape shape;
+  bool on_chip;  // the slab kernels take it, else the two passes
+};
+
 template <class T>
-std::vector<Shape> peer_shapes() {
+std::vector<PeerShape> peer_shapes() {
   constexpr int64_t v = 16 / static_cast<int64_t>(sizeof(T));
   const Layout last = Layout::kChannelsLast, contiguous = Layout::kContiguous;
-  return {{8, 8 * v, 196, last},      {8, 33 * v, 49, last},      {8, 2 * v, 784, last},        {8, v + 1, 30, last},
-          {8, 5, 98 * v, contiguous}, {8, 40, 6 * v, contiguous}, {8, 3, 1024 * v, contiguous}, {8, 7, 49, contiguous}};
+  return {{{8, 8 * v, 196, last}, true},  {{8, 33 * v, 49, last}, true},      {{8, 16 * v, 784, last}, true},
+          {{8, v + 1, 30, last}, false},  {{8, 5, 98 * v, contiguous}, true}, {{8, 40, 6 * v, contiguous}, true},
+          {{8, 7, 49, contiguous}, false}};
 }
 
 TYPED_TEST(CudaPeers, AnySplitGivesWhatTheWholeBatchGives) {
-  for (const Shape& shape : peer_shapes<TypeParam>()) {
+  const std::vector<std::vector<int64_t>> splits{{8}, {4, 4}, {7, 1}, {8, 0}, {3, 0, 5}};
+  for (const auto& [shape, on_chip] : peer_shapes<TypeParam>()) {
+    const Shape half{4, shape.c, shape.s, shape.layout};
+    const int spare = peers_of(0, 2).spare;
+    EXPECT_EQ(kernels::cuda::slab_plan(half, sizeof(TypeParam), 0, kernels::cuda::Pass::kForward, spare).has_value(),
+              on_chip);
+    EXPECT_EQ(kernels::cuda::slab_plan(half, sizeof(TypeParam), 0, kernels::cuda::Pass::kBackward, spare).has_value(),
+              on_chip);
     for (const ActivationSpec& act : {kLeaky, kElu}) {
       const Problem<TypeParam> p(shape, act);
-      for (const std::vector<int64_t>& images :
-           std::vector<std::vector<int64_t>>{{8}, {4, 4}, {7, 1}, {8, 0}, {3, 0, 5}}) {
+      for (const std::vector<int64_t>& images : splits) {
         SCOPED_TRACE(describe(shape, act) + name_of(images));
         const auto parts = split(p, images);
         forward_and_backward(parts);
@@ -207,6 +218,22 @@ TYPED_TEST(CudaPeers, AnySplitGivesWhatTheWholeBatchGives) {
         expect_whole(p, parts);
         if (this->HasFatalFailure()) return;
       }
+    }
+  }
+}
+
+/// A layer's whole batch of one value per channel, or of none, changes no running statistics and no counter.
+TYPED_TEST(CudaPeers, TooFewValuesCountNowhere) {
+  const Problem<TypeParam> p({1, 64, 1, Layout::kChannelsLast}, kLeaky);
+  for (const std::vector<int64_t>& images : std::vector<std::vector<int64_t>>{{1, 0}, {0, 0}}) {
+    const auto parts = split(p, images);
+    forward_and_backward(parts);
+    synchronize(parts);
+    for (const auto& part : parts) {
+      EXPECT_EQ(part->count.host()[0], static_cast<float>(images[0]));
+      EXPECT_EQ(part->batches.host()[0], kBatches);
+      for (const float mean : part->running_mean.host()) EXPECT_EQ(mean, kRunningMean);
+      for (const float var : part->running_var.host()) EXPECT_EQ(var, kRunningVar);
     }
   }
 }

@@ -65,6 +65,9 @@ torch::Dtype dtype_of(const train::World& world, bool through_peers) {
   if (!through_peers) return torch::kDouble;
   const std::string reason = nn::use_peer_memory(world.group, world.local_rank);
   TORCH_CHECK(reason.empty(), reason);
+  const auto options = torch::TensorOptions().device(device_of(world));
+  TORCH_CHECK(nn::peers_of(world.group, torch::empty({2, 3}, options)));
+  TORCH_CHECK(!nn::peers_of(world.group, torch::empty({2, 3}, options.dtype(torch::kDouble))));
   return torch::kFloat;
 }
 

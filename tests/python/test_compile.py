@@ -262,7 +262,8 @@ class TestOperators:
             "abn_backward_parameters": (sums, sums, count, weight.detach(), 1e-5, 0),
         }
 
-    @pytest.mark.parametrize("name", sorted(iabn._ops._FAKES))
+    # Those over peer memory need a GPU: test_sync_cuda.py.
+    @pytest.mark.parametrize("name", sorted(name for name in iabn._ops._FAKES if "peer" not in name))
     def test_opcheck(self, name):
         operator = getattr(torch.ops.iabn, name).default
         arguments = self.arguments()[name]

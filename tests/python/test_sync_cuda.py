@@ -89,8 +89,18 @@ def large(shares, rank=None):
     return [t.bfloat16().contiguous(memory_format=torch.channels_last) for t in (x, d_z)]
 
 
+def without_collectives(*_, **__):
+    raise AssertionError("a collective")
+
+
 def through_peers(rank, folder):
+    os.environ["NCCL_MAX_CTAS"] = "64" if rank == 1 else "8"
+    assert iabn.use_peer_memory() == "rank 1: NCCL_MAX_CTAS must be from 1 to 8, is 64"
+    os.environ["NCCL_MAX_CTAS"] = "8"
     assert iabn.use_peer_memory() == ""
+    for other in (torch.ones(2, 3, device="cuda", dtype=torch.float64), torch.ones(2, 8193, device="cuda")):
+        assert _sync._peers_of(other, None) is None
+    _sync.dist.all_gather_into_tensor = without_collectives
     for shares in SHARES:
         for dtype, gamma in PEER_KINDS:
             share_of(rank, shares, dtype, gamma, folder, "peers ")
@@ -222,3 +232,38 @@ def test_a_group_of_one_is_the_local_layer_waits_for_nothing_and_can_be_captured
     torch.cuda.synchronize()
     for a, b in zip(graphed, got, strict=False):
         assert torch.equal(a, b)
+
+
+def test_opcheck_over_peer_memory(group_of_one):
+    card = torch.zeros(128, dtype=torch.uint8)
+    area = torch.ops.iabn.peer_area(card, 0, 8, 1)
+    peers = [0, 8, 8, 1000, area]
+    x, z, d_z = (torch.randn(4, 3, 5, device="cuda") for _ in range(3))
+    weight, bias, var = (torch.rand(3, device="cuda") + 0.5 for _ in range(3))
+    options = (1e-5, 1, 0.1, 0)
+    running = (torch.zeros(3, device="cuda"), torch.ones(3, device="cuda"), torch.tensor(0, device="cuda"))
+    # Not the test that compiles, which calls the operator in another order than other processes would.
+    tests = ("test_schema", "test_faketensor")
+    forward, backward = torch.ops.iabn.abn_peer_forward_.default, torch.ops.iabn.abn_peer_backward.default
+    torch.library.opcheck(forward, (x, weight, bias, *running, 0.1, *options, peers), test_utils=tests)
+    arguments = (z, d_z, torch.tensor(20.0, device="cuda"), var, weight, bias, *options, True, True)
+    torch.library.opcheck(backward, (*arguments, peers), test_utils=tests)
+    for wrong, text in (
+        ([0, 8, 2, 1000, area], "the layer has 3 channels, the areas have room for 2"),
+        ([1, 8, 8, 1000, area], "must come from use_peer_memory"),
+        ([0, 8, 8, 1000], "peers must be"),
+    ):
+        with pytest.raises(RuntimeError, match=text):
+            backward(*arguments, wrong)
+    with pytest.raises(RuntimeError, match="count must be one float32"):
+        backward(z, d_z, torch.ones(1, device="cuda").bfloat16(), var, *arguments[4:], peers)
+    with pytest.raises(RuntimeError, match="float64 does not fit"):
+        backward(z.double(), d_z.double(), *arguments[2:], peers)
+
+
+def test_bad_options_of_peer_memory(group_of_one):
+    with pytest.raises(ValueError, match="spare_multiprocessors must be at least 0"):
+        iabn.use_peer_memory(spare_multiprocessors=-1)
+    with pytest.raises(ValueError, match="timeout at least"):
+        iabn.use_peer_memory(timeout=0)
+    assert iabn.use_peer_memory() == "the group has 1 processes, 2 to 8 can"

@@ -15,9 +15,9 @@
 //   begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a batch, merge it
 //   merge_partials           the sums of all blocks, by the lanes of one channel
 //   parameters               what is known of a channel before the sums are
-//   summary                  what the sums of all elements say about a channel, of this process or of several
-//   (peers.cuh) coefficients, apply      the numbers of the application, for which everybody waits; and the output
-//   vectors publish                  what the caller gets of a channel
+//   summary                  what the sums say about a channel: this process's, with a PeerGroup those of several
+//   coefficients, apply      the numbers of the application, for which everybody waits; and the output vectors
+//   publish                  what the caller gets of a channel
 //
 // The residual form, z = act(y + r), has r as its last input; backward recovers y' = act^-1(z) - r - beta and returns
 // d_r = d_y beside d_x.

@@ -7,8 +7,9 @@
 // where they have it, and waits in its own for those of all. Each word has one writer and one reader, who clears it.
 // The areas have two halves, taken in turns by the launches: when a process posts its words of launch k+2 into a half,
 // it has those of launch k+1 from every process, each of which had by then finished launch k, and with it read and
-// cleared what the half held. Which turn it is stands in the area, not in the launch, so that a captured launch can be
-// replayed.
+// cleared what the half held (relaxed accesses: the order rests on a kernel's writes being visible everywhere
+// when the next one of its stream begins). Which turn it is stands in the area, not in the launch, so that a captured
+// launch can be replayed.
 
 #include "iabn/kernels/cuda/exchange.cuh"
 #include "iabn/kernels/cuda/peers.h"

@@ -46,9 +46,10 @@ uint64_t* open_peer_area(const PeerCard& card);
 /// forward() with statistics of all processes (kernels.h); `count` [1] gets the elements per channel of them all.
 /// shape.n may be 0. Running statistics stay as they are where the count is below 2.
 ///
-/// All processes call it in the same order, with one stream at a time, with the same number of channels; shapes and
-/// dtypes of 16 and 32 bits may differ. While it runs, a kernel that waits for another process's kernel (NCCL's) must
-/// find `spare` multiprocessors enough, or neither comes to an end.
+/// All processes call it in the same order over all groups, with the same number of channels; shapes and dtypes of 16
+/// and 32 bits may differ. Launches of a device must run one after the other, whatever their group and stream, replayed
+/// graphs included. All kernels together that wait for another process meanwhile (NCCL's) must find `spare`
+/// multiprocessors enough, or neither side comes to an end.
 template <class T>
 void peer_forward(T* x, const Shape& shape, const Affine<float>& affine, const ActivationSpec& activation,
                   const Running<float>& running, float* mean, float* var, float* count, const Peers& peers,
