@@ -160,6 +160,25 @@ def torch_speed(processes, batch, synchronised):
         return json.loads(Path(folder, "speeds.json").read_text())
 
 
+def write_rows(figures, options, stamp):
+    """What has been measured so far, so that a run which is cut off is not lost."""
+    rows = []
+    for (name, processes), speeds in figures.items():
+        at = [
+            "resnet50",
+            f"{name}, {processes} GPUs",
+            f"{options.batch}x3x224x224 per GPU",
+            "bfloat16",
+            "channels_last",
+        ]
+        rows.append(
+            [*at, "epoch" if name.startswith("iabn") else "step", "speed", *quantiles(speeds), "images/s", *stamp]
+        )
+    if options.csv:
+        with options.csv.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
@@ -176,6 +195,11 @@ def main():
     stamp += [sha.strip(), datetime.date.today()]
     several = options.processes
     figures = {}
+    if not options.no_torch:
+        for name, processes in (("DDP", 1), ("DDP", several), ("DDP, SyncBatchNorm", several)):
+            figures[f"torch {name}", processes] = torch_speed(processes, options.batch, "Sync" in name)
+            print(name, processes, round(statistics.median(figures[f"torch {name}", processes])), flush=True)
+            write_rows(figures, options, stamp)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_folder(root, options.images)
@@ -184,27 +208,11 @@ def main():
                 options.program.resolve(), root, mode, processes, options
             )
             print(mode, processes, round(statistics.median(figures[f"iabn {mode}", processes])), flush=True)
-    if not options.no_torch:
-        for name, processes in (("DDP", 1), ("DDP", several), ("DDP, SyncBatchNorm", several)):
-            figures[f"torch {name}", processes] = torch_speed(processes, options.batch, "Sync" in name)
-    rows = []
+            write_rows(figures, options, stamp)
     for (name, processes), speeds in figures.items():
         first = next(iter(v for (other, p), v in figures.items() if p == 1 and other[:4] == name[:4]))
         ratio = statistics.median(speeds) / statistics.median(first)
         print(f"{name:26s} {processes} GPUs {statistics.median(speeds):7.0f} images/s  {ratio:.2f} times one GPU")
-        at = [
-            "resnet50",
-            f"{name}, {processes} GPUs",
-            f"{options.batch}x3x224x224 per GPU",
-            "bfloat16",
-            "channels_last",
-        ]
-        rows.append(
-            [*at, "epoch" if name.startswith("iabn") else "step", "speed", *quantiles(speeds), "images/s", *stamp]
-        )
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 if __name__ == "__main__":

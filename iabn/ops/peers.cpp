@@ -108,6 +108,7 @@ std::tuple<Tensor, Tensor, Tensor> peer_forward(Tensor x, OptionalTensor weight,
                                                 std::vector<int64_t> peer_numbers) {
   constexpr const char* op = "abn_peer_forward_";
   check_activation_tensor(op, "x", x);
+  const Peers peers = parse_peers(op, peer_numbers, x);
   check_writable(op, "x", x);
   check_channels(op, "weight", weight, x);
   check_channels(op, "bias", bias, x);
@@ -115,7 +116,6 @@ std::tuple<Tensor, Tensor, Tensor> peer_forward(Tensor x, OptionalTensor weight,
   check_eps(op, eps);
   const ActivationSpec spec = check_activation(op, activation, activation_param, /*invertible=*/true);
   const kernels::GammaMode mode = check_gamma(op, gamma);
-  const Peers peers = parse_peers(op, peer_numbers, x);
 
   CudaContext context(x);
   Tensor mean = empty_small(x, {x.size(1)}, ScalarType::Float), var = empty_small(x, {x.size(1)}, ScalarType::Float);
@@ -146,6 +146,7 @@ std::tuple<Tensor, Tensor, Tensor> peer_backward(Tensor z, Tensor d_z, Tensor co
                                                  bool needs_d_parameters, std::vector<int64_t> peer_numbers) {
   constexpr const char* op = "abn_peer_backward";
   check_activation_tensor(op, "z", z);
+  const Peers peers = parse_peers(op, peer_numbers, z);
   check_like(op, "d_z", d_z, "z", z);
   check_channels(op, "var", var, z);
   check_channels(op, "weight", weight, z);
@@ -158,7 +159,6 @@ std::tuple<Tensor, Tensor, Tensor> peer_backward(Tensor z, Tensor d_z, Tensor co
   check_eps(op, eps);
   const ActivationSpec spec = check_activation(op, activation, activation_param, /*invertible=*/true);
   const kernels::GammaMode mode = check_gamma(op, gamma);
-  const Peers peers = parse_peers(op, peer_numbers, z);
 
   CudaContext context(z);
   const Gradients g(z, d_z, needs_d_x);

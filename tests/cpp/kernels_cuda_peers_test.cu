@@ -63,9 +63,9 @@ struct Part {
   DeviceArray<int64_t> batches;
   DeviceArray<char> workspace;
   cudaStream_t stream = nullptr;
-  double momentum = 0.25;
+  double momentum;
 
-  Part(const Problem<T>& p, int64_t first_image, int64_t images, const Peers& peers_)
+  Part(const Problem<T>& p, int64_t first_image, int64_t images, const Peers& peers_, double momentum_)
       : shape{images, p.shape.c, p.shape.s, p.shape.layout},
         first(first_image * p.shape.c * p.shape.s),
         peers(peers_),
@@ -83,7 +83,8 @@ struct Part {
         running_mean(std::vector<float>(p.weight.size(), kRunningMean)),
         running_var(std::vector<float>(p.weight.size(), kRunningVar)),
         batches(std::vector<int64_t>{kBatches}),
-        workspace(kernels::cuda::peer_workspace_bytes<T>(shape, peers_)) {
+        workspace(kernels::cuda::peer_workspace_bytes<T>(shape, peers_)),
+        momentum(momentum_) {
     cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     // A kernel's first launch loads it, and a stream's allocates, which may wait for all kernels of this process: not
     // while those of the other parts wait for this one. So once as a group of one.
@@ -121,12 +122,12 @@ template <class T>
 using Parts = std::vector<std::unique_ptr<Part<T>>>;
 
 template <class T>
-Parts<T> split(const Problem<T>& p, const std::vector<int64_t>& images) {
+Parts<T> split(const Problem<T>& p, const std::vector<int64_t>& images, double momentum = 0.25) {
   Parts<T> parts;
   int64_t first = 0;
   for (const int64_t n : images) {
     parts.push_back(std::make_unique<Part<T>>(
-        p, first, n, peers_of(static_cast<int>(parts.size()), static_cast<int>(images.size()))));
+        p, first, n, peers_of(static_cast<int>(parts.size()), static_cast<int>(images.size())), momentum));
     first += n;
   }
   return parts;
@@ -255,8 +256,7 @@ TYPED_TEST(CudaPeers, AGroupOfOneIsTheLocalLayer) {
 
 TYPED_TEST(CudaPeers, ACumulativeAverageCountsOnce) {
   const Problem<TypeParam> p({8, 64, 49, Layout::kChannelsLast}, kLeaky);
-  const auto parts = split(p, {4, 4});
-  for (const auto& part : parts) part->momentum = -1;
+  const auto parts = split(p, {4, 4}, /*momentum=*/-1);
   forward_and_backward(parts);
   synchronize(parts);
   expect_whole(p, parts);
