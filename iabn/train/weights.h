@@ -47,8 +47,8 @@ std::vector<std::string> load_weights(const std::filesystem::path& path, io::Che
                                       models::Network& network, const WeightsOptions& options);
 
 /// load_weights of the body of the configuration's network, a models::SegmentationNetwork, from the file of a
-/// classification network: what is under classifier or fc there is left out. gamma: see WeightsOptions. Each note begins
-/// with "body: ". Throws std::invalid_argument for another network.
+/// classification network: what is under classifier or fc there is left out. gamma: see WeightsOptions. Each note
+/// begins with "body: ". Throws std::invalid_argument for another network.
 std::vector<std::string> load_body(const std::filesystem::path& path, models::Network& network, const Config& config,
                                    std::optional<io::Gamma> gamma);
 
