@@ -6,7 +6,7 @@ namespace iabn::kernels::cuda {
 
 struct Device {
   int multiprocessors = 0;
-  /// It runs the slab kernels: compute capability 9.0, and compiled for it.
+  /// It runs the slab and the cluster kernels: compute capability 9.0, and compiled for it.
   bool supported = false;
 };
 
