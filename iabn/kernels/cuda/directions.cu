@@ -1,10 +1,11 @@
-// The fused directions of kernels.h: the channel kernels where a channel fits one block, the slab kernels where they
-// apply, else two plain passes.
+// The fused directions of kernels.h: the cluster kernels where they are the fastest, the channel kernels where a
+// channel fits one block, the slab kernels where they apply, else two plain passes.
 
 #include <algorithm>
 #include <optional>
 
 #include "iabn/kernels/cuda/channel.h"
+#include "iabn/kernels/cuda/cluster.h"
 #include "iabn/kernels/cuda/kernels.h"
 #include "iabn/kernels/cuda/slab.h"
 #include "iabn/kernels/cuda/two_pass.h"
@@ -41,6 +42,9 @@ void forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& affine, co
              cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (!cumulative(running)) {
+      if (const auto plan = cluster_plan(shape, sizeof(T), bits(x), Pass::kForward)) {
+        if (cluster_forward<T>(x, shape, affine, activation, running, mean, var, *plan, stream)) return;
+      }
       if (const int width = channel_width<T>(shape, bits(x), 1)) {
         return channel_forward<T>(x, shape, affine, activation, running, mean, var, width, stream);
       }
@@ -58,6 +62,11 @@ void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumu
               accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (d_x) {
+      if (const auto plan = cluster_plan(shape, sizeof(T), bits(z, d_z, d_x), Pass::kBackward)) {
+        const bool launched =
+            cluster_backward<T>(z, d_z, d_x, shape, var, affine, activation, d_weight, d_bias, *plan, stream);
+        if (launched) return;
+      }
       if (const int width = channel_width<T>(shape, bits(z, d_z, d_x), 2)) {
         return channel_backward<T>(z, d_z, d_x, shape, var, affine, activation, d_weight, d_bias, width, stream);
       }
@@ -76,11 +85,17 @@ void residual_forward(T* x, const T* r, const Shape& shape, const Affine<accumul
                       const ActivationSpec& activation, const Running<accumulate_t<T>>& running, accumulate_t<T>* mean,
                       accumulate_t<T>* var, void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
-    const auto plan = slab_plan(shape, sizeof(T), bits(x, r), Pass::kResidualForward);
-    if (plan && !cumulative(running)) {
-      const bool launched =
-          slab_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, *plan, workspace, stream);
-      if (launched) return;
+    if (!cumulative(running)) {
+      if (const auto plan = cluster_plan(shape, sizeof(T), bits(x, r), Pass::kResidualForward)) {
+        const bool launched =
+            cluster_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, *plan, stream);
+        if (launched) return;
+      }
+      if (const auto plan = slab_plan(shape, sizeof(T), bits(x, r), Pass::kResidualForward)) {
+        const bool launched =
+            slab_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, *plan, workspace, stream);
+        if (launched) return;
+      }
     }
   }
   two_pass_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, workspace, stream);
@@ -92,7 +107,13 @@ void residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, con
                        const ActivationSpec& activation, accumulate_t<T>* d_weight, accumulate_t<T>* d_bias,
                        void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
-    if (const auto plan = slab_plan(shape, sizeof(T), bits(z, d_z, r, d_x, d_r), Pass::kResidualBackward)) {
+    const uintptr_t all = bits(z, d_z, r, d_x, d_r);
+    if (const auto plan = cluster_plan(shape, sizeof(T), all, Pass::kResidualBackward)) {
+      const bool launched = cluster_residual_backward<T>(z, d_z, r, d_x, d_r, shape, var, affine, activation, d_weight,
+                                                         d_bias, *plan, stream);
+      if (launched) return;
+    }
+    if (const auto plan = slab_plan(shape, sizeof(T), all, Pass::kResidualBackward)) {
       const bool launched = slab_residual_backward<T>(z, d_z, r, d_x, d_r, shape, var, affine, activation, d_weight,
                                                       d_bias, *plan, workspace, stream);
       if (launched) return;

@@ -1,7 +1,8 @@
 #pragma once
 
-// Thin names for the PTX that the slab kernel is built from: barriers in shared memory, bulk copies, and the transfer
-// of registers between warpgroups. Compute capability 9.0 (sm_90a).
+// Thin names for the PTX that the slab and cluster kernels are built from: barriers in shared memory, bulk copies, the
+// transfer of registers between warpgroups, and words for the other blocks of a cluster. Compute capability 9.0
+// (sm_90a).
 
 #include <cuda.h>
 
@@ -46,6 +47,18 @@ struct SharedBarrier {
         ".reg .pred done;\n"
         "WAIT_%=:\n"
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra WAIT_%=;\n"
+        "}" ::"r"(shared_address(&state)),
+        "r"(parity)
+        : "memory");
+  }
+  /// The same for what other blocks of the cluster sent.
+  __device__ __forceinline__ void wait_for_cluster(int parity) const {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "WAIT_%=:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra WAIT_%=;\n"
         "}" ::"r"(shared_address(&state)),
         "r"(parity)
@@ -101,6 +114,16 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int c
       : "memory");
 }
 
+/// The same of a three-dimensional tensor.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x, int y, int z, SharedBarrier& done,
+                                         uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, "
+      "%4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&done.state)), "l"(policy)
+      : "memory");
+}
+
 /// `bytes` consecutive bytes; both addresses and the size are multiples of 16.
 __device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, SharedBarrier& done,
                                            uint64_t policy) {
@@ -124,6 +147,29 @@ __device__ __forceinline__ void prefetch_bytes(const void* from, int bytes) {
 template <int kThreads>
 __device__ __forceinline__ void group_barrier(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
+__device__ __forceinline__ void group_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// All threads of a cluster's blocks: what they wrote before arriving is seen after the wait.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+/// Stores 16 bytes into the same place of the cluster's block number `rank`, and says so at that block's barrier.
+__device__ __forceinline__ void send(float4* place, SharedBarrier& arrived, int rank, float4 value) {
+  asm volatile(
+      "{\n"
+      ".reg .u32 to, barrier;\n"
+      "mapa.shared::cluster.u32 to, %0, %2;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier];\n"
+      "}" ::"r"(shared_address(place)),
+      "r"(shared_address(&arrived.state)), "r"(rank), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
+      : "memory");
 }
 
 /// All threads of a warpgroup: its registers per thread from here on.

@@ -4,13 +4,11 @@
 #include <array>
 #include <cmath>
 #include <utility>
-#include <vector>
 
+#include "iabn/kernels/cuda/device.h"
 #include "iabn/kernels/cuda/exchange.cuh"
-#include "iabn/kernels/cuda/launch.h"
 #include "iabn/kernels/cuda/slab.h"
 #include "iabn/kernels/cuda/slab_source.cuh"
-#include "iabn/kernels/cuda/tensor_map.h"
 
 namespace iabn::kernels::cuda {
 namespace {
@@ -51,46 +49,6 @@ struct SlabPolicy {
   static constexpr int kPrefetch = 12;
   static constexpr int64_t kPrefetchShareBytes = 450 << 10;
 };
-
-struct Device {
-  int multiprocessors = 0;
-  bool supported = false;
-};
-
-#if defined(IABN_CUDA_SM90A)
-int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
-std::vector<Device> all_devices() {
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-  std::vector<Device> result(static_cast<size_t>(count));
-  for (int device = 0; device < count; ++device) {
-    Device& d = result[static_cast<size_t>(device)];
-    d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
-    d.supported = attribute(cudaDevAttrCooperativeLaunch, device) != 0 &&
-                  attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 &&
-                  attribute(cudaDevAttrComputeCapabilityMinor, device) == 0 &&
-                  d.multiprocessors <= 32 * Exchange::kRounds;
-  }
-  return result;
-}
-#endif
-
-/// Attributes are asked once: a plan is made several times per call.
-Device current_device() {
-#if defined(IABN_CUDA_SM90A)
-  static const std::vector<Device> devices = all_devices();
-  int device = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  return devices.at(static_cast<size_t>(device));
-#else
-  return {};
-#endif
-}
 
 int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -227,33 +185,6 @@ std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr
 size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan, Pass pass) {
   const int64_t channels = channels_of(element_bytes, plan);
   return Exchange::bytes(quotient(shape.c, channels) * channels, plan.blocks, is_forward(pass) ? 1 : 2);
-}
-
-CUtensorMap row_map(const void* address, size_t element_bytes, int64_t rows, int64_t channels, int box_rows,
-                    int box_channels) {
-  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
-                              const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
-                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-  static const Encode encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result),
-          "cudaGetDriverEntryPointByVersion");
-    if (result != cudaDriverEntryPointSuccess) check(cudaErrorNotSupported, "cuTensorMapEncodeTiled");
-    return reinterpret_cast<Encode>(function);
-  }();
-  // The bits alone matter: any type of this size.
-  const auto type = element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(channels), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(channels) * element_bytes};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_channels), static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  CUtensorMap map;
-  const CUresult status =
-      encode(&map, type, 2, const_cast<void*>(address), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) check(cudaErrorInvalidValue, "cuTensorMapEncodeTiled");
-  return map;
 }
 
 }  // namespace iabn::kernels::cuda
