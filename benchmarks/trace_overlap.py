@@ -45,7 +45,10 @@ def report(path):
     nccl, others, times = [], [], defaultdict(list)
     for event in events:
         (nccl if "nccl" in event["name"] else others).append((event["ts"], event["ts"] + event["dur"]))
-        times[event["name"].split("(")[0].split("<")[0].removeprefix("void ")].append(event["dur"])
+        name = event["name"].replace("(anonymous namespace)::", "").split("(")[0].split("<")[0].removeprefix("void ")
+        times[name].append(event["dur"])
+    if not events:
+        return print(f"{path}: no kernels; was it trained on a GPU?")
     nccl, others = merged(nccl), merged(others)
     whole = max(nccl + others, key=lambda span: span[1])[1] - min(nccl + others)[0]
     shared = common(nccl, others)

@@ -1,5 +1,6 @@
 #include "iabn/nn/peers.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <list>
@@ -14,7 +15,6 @@
 namespace iabn::nn {
 namespace {
 
-constexpr int kMostProcesses = 8;
 constexpr int64_t kCardBytes = 128;
 
 struct Known {
@@ -84,19 +84,23 @@ std::string refused_by_environment(int spare) {
 
 std::string use_peer_memory(const ProcessGroup& group, int device, const PeerMemoryOptions& options) {
   TORCH_CHECK(group && group->getStore(), "use_peer_memory: needs a process group with a store");
-  TORCH_CHECK(options.channels > 0 && options.spare_multiprocessors >= 0 && options.timeout.count() > 0,
-              "use_peer_memory: channels and timeout must be above 0, spare_multiprocessors not below");
   const int rank = group->getRank(), size = group->getSize();
-  if (size < 2 || size > kMostProcesses) {
-    return "the group has " + std::to_string(size) + " processes, 2 to " + std::to_string(kMostProcesses) + " can";
+  if (size < 2 || size > PeerMemoryOptions::kMostProcesses) {
+    return "the group has " + std::to_string(size) + " processes, 2 to " +
+           std::to_string(PeerMemoryOptions::kMostProcesses) + " can";
   }
   const std::string who = "rank " + std::to_string(rank);
   const Meeting meeting(group);
 
-  Bytes card(kCardBytes);
+  // What another process must know: the card, and the channels, from which it computes addresses.
+  Bytes card(kCardBytes + sizeof(options.channels));
+  std::memcpy(card.data() + kCardBytes, &options.channels, sizeof(options.channels));
   at::Tensor card_tensor = at::empty({kCardBytes}, at::kByte);
   int64_t own_area = 0;
   std::string reason = options.refusal;
+  if (options.channels < 1 || options.spare_multiprocessors < 1 || options.timeout.count() < 1) {
+    reason = who + ": channels, spare_multiprocessors and timeout must be above 0";
+  }
   if (reason.empty()) reason = refused_by_environment(options.spare_multiprocessors);
   if (reason.empty()) {
     try {
@@ -111,9 +115,14 @@ std::string use_peer_memory(const ProcessGroup& group, int device, const PeerMem
 
   std::vector<int64_t> peers{rank, options.spare_multiprocessors, options.channels, options.timeout.count()};
   for (int other = 0; other < size && reason.empty(); ++other) {
+    const Bytes& its_card = cards[static_cast<size_t>(other)];
+    if (!std::equal(card.begin() + kCardBytes, card.end(), its_card.begin() + kCardBytes, its_card.end())) {
+      reason = who + " and rank " + std::to_string(other) + " want room for different numbers of channels";
+      break;
+    }
     int64_t area = own_area;
     if (other != rank) {
-      std::memcpy(card_tensor.mutable_data_ptr(), cards[static_cast<size_t>(other)].data(), kCardBytes);
+      std::memcpy(card_tensor.mutable_data_ptr(), its_card.data(), kCardBytes);
       try {
         area = ops::peer_open(card_tensor, device);
         if (area == 0) {

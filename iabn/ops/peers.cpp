@@ -50,13 +50,13 @@ Peers parse_peers(const char* op, const std::vector<int64_t>& numbers, const Ten
 /// waits. A captured launch is left to whoever replays the graph.
 class InOrder {
  public:
-  InOrder(int device, cudaStream_t stream) : device_(device), stream_(stream) {
+  InOrder(int device, cudaStream_t stream) : device_(device), stream_(stream), lock_(mutex(), std::defer_lock) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
     captured_ = capture != cudaStreamCaptureStatusNone;
     if (captured_) return;
     check(cudaStreamGetId(stream, &id_), "cudaStreamGetId");
-    const std::lock_guard lock(mutex());
+    lock_.lock();  // until the launch has been recorded
     const auto found = last().find(device);
     if (found == last().end() || found->second.stream_id == id_) return;
     check(cudaStreamWaitEvent(stream, found->second.done), "cudaStreamWaitEvent");
@@ -64,13 +64,13 @@ class InOrder {
   /// After the launch.
   void done() {
     if (captured_) return;
-    const std::lock_guard lock(mutex());
     Last& last_launch = last()[device_];
     if (!last_launch.done) {
       check(cudaEventCreateWithFlags(&last_launch.done, cudaEventDisableTiming), "cudaEventCreate");
     }
     check(cudaEventRecord(last_launch.done, stream_), "cudaEventRecord");
     last_launch.stream_id = id_;
+    lock_.unlock();
   }
 
  private:
@@ -91,6 +91,7 @@ class InOrder {
   cudaStream_t stream_;
   unsigned long long id_ = 0;
   bool captured_ = false;
+  std::unique_lock<std::mutex> lock_;
 };
 
 /// Calls f with a value of the C++ type of x's elements, which are no float64.

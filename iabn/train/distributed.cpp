@@ -16,6 +16,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "iabn/nn/error_text.h"
+#include "iabn/nn/peers.h"
 #include "iabn/train/config.h"
 #include "iabn/train/device.h"
 #include "iabn/train/neighbour_watch.h"
@@ -200,7 +201,8 @@ World join_world(c10::DeviceType device, std::chrono::milliseconds timeout, int 
   world.on_gpus = device == c10::kCUDA;
   if (world.on_gpus) {
     const std::string all = std::to_string(world.size);
-    if (variable("LOCAL_WORLD_SIZE").value_or(all) == all) world.nccl_blocks = nccl_blocks;
+    const bool one_host = variable("LOCAL_WORLD_SIZE").value_or(all) == all;
+    if (one_host && world.size <= nn::PeerMemoryOptions::kMostProcesses) world.nccl_blocks = nccl_blocks;
     world.group->setBackend(c10::kCUDA, Backend::NCCL,
                             make_nccl(under("nccl"), world.rank, world.size, timeout, world.nccl_blocks));
     world.group->setDefaultBackend(Backend::NCCL);

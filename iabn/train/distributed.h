@@ -67,8 +67,8 @@ inline constexpr std::chrono::minutes kDefaultTimeout{10};
 /// store over TCP, NCCL for tensors on GPUs, Gloo for those of the CPU. A job on GPUs ends as soon as one of its
 /// processes has ended without leave(). Alone where WORLD_SIZE is not set or 1. Waits for all processes, at most
 /// `timeout`. `nccl_blocks`: thread blocks of an NCCL kernel at most, each on a multiprocessor of its own, of a job of
-/// one launcher; 0, or several launchers: any number. Throws std::invalid_argument for variables that are missing or
-/// wrong, and std::runtime_error that names rank and address where the others can't be reached.
+/// at most 8 processes and one launcher; 0, or other jobs: any number. Throws std::invalid_argument for variables that
+/// are missing or wrong, and std::runtime_error that names rank and address where the others can't be reached.
 World join_world(c10::DeviceType device, std::chrono::milliseconds timeout = kDefaultTimeout, int nccl_blocks = 0);
 
 /// The parts of join_world. NCCL needs a build with CUDA.

@@ -40,7 +40,7 @@ std::string connect_layers(const Config& config, const World& world, c10::Device
   std::string reason = "network.sync_exchange is collectives";
   if (nccl_blocks(config) > 0) {
     nn::PeerMemoryOptions options;
-    if (world.nccl_blocks == 0) options.refusal = "the processes belong to several launchers";
+    if (world.nccl_blocks == 0) options.refusal = "there are more than 8 processes, or several launchers";
     reason = nn::use_peer_memory(world.group, device.index(), options);
   }
   if (reason.empty()) return "synchronised layers exchange their sums through the GPUs' memory";

@@ -78,18 +78,20 @@ def use_peer_memory(group=None, *, spare_multiprocessors: int = 8, timeout: floa
     on through collectives.
 
     The kernels of several processes wait for each other, so launches of a device must run one after the other. Eager
-    ones do; replay CUDA graphs that hold such layers on one stream at a time.
+    ones do; replay CUDA graphs that hold such layers on the stream of their eager passes, or order them by events. All
+    processes must run a layer eager, or all compiled.
 
-    spare_multiprocessors: what the layers leave to all other kernels together that wait for another process: those of
-        NCCL, one communicator at a time, with at most NCCL_MAX_CTAS blocks. With more, both may wait until the timeout.
-    timeout: seconds, at least 0.001, after which a kernel that waits for another process ends with a CUDA error.
+    spare_multiprocessors: at least 1; what the layers leave to all other kernels together that wait for another
+        process: those of NCCL, one communicator at a time, with at most NCCL_MAX_CTAS blocks. With more, both may wait
+        until the timeout.
+    timeout: seconds, from 0.001 to 1e6, after which a kernel that waits for another process ends with a CUDA error.
 
     Returns why it can't be, the same text in all processes; empty: it is done. Raises ValueError for options out of
     range, and RuntimeError where a process doesn't come.
     """
-    if spare_multiprocessors < 0 or timeout < 1e-3:
+    if spare_multiprocessors < 1 or not 1e-3 <= timeout <= 1e6:
         raise ValueError(
-            "use_peer_memory: spare_multiprocessors must be at least 0 and timeout at least 0.001, got "
+            "use_peer_memory: spare_multiprocessors must be at least 1 and timeout from 0.001 to 1e6, got "
             f"{spare_multiprocessors} and {timeout}"
         )
     rank, size = dist.get_rank(group), dist.get_world_size(group)

@@ -218,7 +218,7 @@ TYPED_TEST(CudaCluster, NonFiniteNumbersStayInTheirChannels) {
 TYPED_TEST(CudaCluster, StreamsAndGraphsSideBySideGiveTheSameBits) {
   constexpr int kStreams = 3, kLaunches = 20;
   for (const Shape& shape : {Shape{32, 256, 225, Layout::kContiguous}, Shape{128, 264, 49, Layout::kContiguous}}) {
-    ASSERT_TRUE(kernels::cuda::cluster_plan(shape, sizeof(TypeParam), 0, Pass::kForward));
+    ASSERT_TRUE(kernels::cuda::cluster_plan(shape, sizeof(TypeParam), 0, Pass::kForward, true));
     const Problem<TypeParam> p(shape, kLeaky);
     Run<TypeParam> want(p);
     want.forward();
@@ -265,7 +265,7 @@ TYPED_TEST(CudaCluster, StreamsAndGraphsSideBySideGiveTheSameBits) {
 /// What forward() and the others choose, with cumulative running statistics (other kernels) and without.
 TYPED_TEST(CudaCluster, DirectionsTakeThem) {
   for (const Shape& shape : {Shape{32, 256, 225, Layout::kContiguous}, Shape{128, 264, 49, Layout::kContiguous}}) {
-    ASSERT_TRUE(kernels::cuda::cluster_plan(shape, sizeof(TypeParam), 0, Pass::kBackward));
+    ASSERT_TRUE(kernels::cuda::cluster_plan(shape, sizeof(TypeParam), 0, Pass::kBackward, true));
     Problem<TypeParam> p(shape, kLeaky);
     Run<TypeParam> run(p);
     run.forward();
@@ -288,7 +288,7 @@ TYPED_TEST(CudaCluster, PlansFitTheirBlocks) {
       for (const int64_t s : {1, 9, 16, 49, 196, 225, 784, 4225, 12544, 300000}) {
         for (const Pass pass : kPasses) {
           const Shape shape{n, c, s, Layout::kContiguous};
-          const auto plan = kernels::cuda::cluster_plan(shape, sizeof(TypeParam), 0, pass);
+          const auto plan = kernels::cuda::cluster_plan(shape, sizeof(TypeParam), 0, pass, n % 4 == 0);
           if (!plan) continue;
           SCOPED_TRACE(describe(shape, kLeaky) + describe_plan(*plan));
           EXPECT_TRUE(kernels::cuda::cluster_cut(shape, sizeof(TypeParam), pass, *plan));
@@ -297,7 +297,7 @@ TYPED_TEST(CudaCluster, PlansFitTheirBlocks) {
     }
   }
   const auto taken = [](const Shape& shape, int element_bytes, uintptr_t address) {
-    return kernels::cuda::cluster_plan(shape, element_bytes, address, Pass::kForward).has_value();
+    return kernels::cuda::cluster_plan(shape, element_bytes, address, Pass::kForward, true).has_value();
   };
   EXPECT_TRUE(taken({128, 512, 49, Layout::kContiguous}, 2, 0));
   EXPECT_FALSE(taken({128, 512, 49, Layout::kContiguous}, 2, 2));   // unaligned
@@ -305,6 +305,10 @@ TYPED_TEST(CudaCluster, PlansFitTheirBlocks) {
   EXPECT_FALSE(taken({128, 512, 49, Layout::kContiguous}, 8, 0));   // float64
   EXPECT_FALSE(taken({128, 512, 784, Layout::kContiguous}, 2, 0));  // runs of whole vectors
   EXPECT_FALSE(taken({128, 512, 49, Layout::kChannelsLast}, 2, 0));
+  for (const bool channel_kernel : {false, true}) {  // which is as fast, where it applies
+    const Shape many{256, 1024, 196, Layout::kContiguous};
+    EXPECT_NE(kernels::cuda::cluster_plan(many, 2, 0, Pass::kBackward, channel_kernel).has_value(), channel_kernel);
+  }
 }
 
 }  // namespace

@@ -262,8 +262,9 @@ def test_opcheck_over_peer_memory(group_of_one):
 
 
 def test_bad_options_of_peer_memory(group_of_one):
-    with pytest.raises(ValueError, match="spare_multiprocessors must be at least 0"):
-        iabn.use_peer_memory(spare_multiprocessors=-1)
-    with pytest.raises(ValueError, match="timeout at least"):
-        iabn.use_peer_memory(timeout=0)
+    with pytest.raises(ValueError, match="spare_multiprocessors must be at least 1"):
+        iabn.use_peer_memory(spare_multiprocessors=0)
+    for timeout in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="timeout from"):
+            iabn.use_peer_memory(timeout=timeout)
     assert iabn.use_peer_memory() == "the group has 1 processes, 2 to 8 can"

@@ -38,7 +38,9 @@ std::optional<ClusterCut> cluster_cut(const Shape& shape, int element_bytes, Pas
 
 /// The plan for a tensor on the current device; nothing where other kernels are better or these don't apply: other
 /// devices than compute capability 9.0, float64, unaligned pointers. `pointer_bits`: all addresses, or-ed.
-std::optional<ClusterPlan> cluster_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass);
+/// `channel_kernel`: whether a channel kernel (channel.h) takes the tensor.
+std::optional<ClusterPlan> cluster_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass,
+                                        bool channel_kernel);
 
 /// As the directions in kernels.h; d_x must be there, and momentum is not cumulative. False, with nothing done, where
 /// the device can't hold a cluster.

@@ -31,6 +31,7 @@ struct ClusterJob {
 };
 
 struct ClusterBudget {
+  static constexpr int kSharedBytes = 227 * 1024;  // of a multiprocessor, and of a block that has it alone
   static constexpr int kMaxThreads = 512;
   static constexpr int kRegisters = 96;   // 17 warps of 512 threads and a loader: five on one of four schedulers
   static constexpr int kMostStages = 32;  // of the ring

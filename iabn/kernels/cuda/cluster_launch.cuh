@@ -44,7 +44,10 @@ int resident_clusters(Kernel kernel, const cudaLaunchConfig_t& config) {
     if (its_key == key) return clusters;
   }
   int clusters = 0;
-  check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config), "cudaOccupancyMaxActiveClusters");
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess || clusters == 0) {
+    (void)cudaGetLastError();
+    return 0;
+  }
   std::rotate(asked.begin(), asked.end() - 1, asked.end());
   asked.front() = {key, clusters};
   return clusters;
@@ -57,7 +60,8 @@ bool launch_cluster(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& o
   const auto cut = cluster_cut(shape, sizeof(typename Op::Storage), pass, plan);
   if (!cut) return false;
   const auto kernel = cluster_kernel<Op>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, cut->shared_bytes),
+  // Always the same limit: it belongs to the kernel, not to this call.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ClusterBudget::kSharedBytes),
         "cudaFuncSetAttribute(cluster_kernel)");
   if (plan.blocks > 8) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
@@ -97,7 +101,8 @@ bool launch_cluster(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& o
     config.gridDim.x = static_cast<unsigned int>(clusters * plan.blocks);
   }
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, job);
-  if (status == cudaErrorInvalidClusterSize || status == cudaErrorNotSupported) {
+  if (status == cudaErrorInvalidClusterSize || status == cudaErrorNotSupported ||
+      status == cudaErrorLaunchOutOfResources) {
     (void)cudaGetLastError();
     return false;
   }

@@ -14,10 +14,9 @@ constexpr int kVectorBytes = 16;
 
 /// Measured on an H100 80GB with dev/ladder/cuda_cluster_sweep.cu, bf16, in CUDA graphs.
 struct ClusterPolicy {
-  static constexpr int kSharedBytes = 227 * 1024;  // of a multiprocessor
-  static constexpr int kReservedBytes = 1024;      // of a block, by the system
-  static constexpr int kRegisters = 65536;         // of a multiprocessor
-  static constexpr int kStageBytes = 12800;        // all inputs, about
+  static constexpr int kReservedBytes = 1024;  // of a block, by the system
+  static constexpr int kRegisters = 65536;     // of a multiprocessor
+  static constexpr int kStageBytes = 12800;    // all inputs, about
   static constexpr int kBoxRows = 256;
   static constexpr int kBoxBytes = 2048;  // of a row in a box
   static constexpr int kLeastPartBytes = 256;
@@ -48,12 +47,16 @@ struct ClusterPolicy {
 
 int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Whether the channel kernels would do as well.
+bool residual(Pass pass) { return pass == Pass::kResidualForward || pass == Pass::kResidualBackward; }
+
+/// Whether the two passes would do as well, which are what is left where no other kernel takes the tensor.
+bool too_small(const Shape& shape, int element_bytes, Pass pass) {
+  return residual(pass) && shape.numel() * element_bytes < ClusterPolicy::kLeastResidualBytes;
+}
+
+/// Whether the channel kernels, where they apply, would do as well.
 bool better_by_channel(const Shape& shape, int element_bytes, Pass pass) {
   const int64_t bytes = shape.numel() * element_bytes;
-  if (pass == Pass::kResidualForward || pass == Pass::kResidualBackward) {
-    return bytes < ClusterPolicy::kLeastResidualBytes;
-  }
   if (shape.s * element_bytes % ClusterPolicy::kChannelVectorBytes != 0) return bytes < ClusterPolicy::kLeastBytes;
   return bytes < ClusterPolicy::kLeastBytesOfVectors ||
          (pass == Pass::kBackward && shape.n > ClusterPolicy::kMostBackwardRows);
@@ -89,7 +92,7 @@ std::optional<ClusterCut> cluster_cut(const Shape& shape, int element_bytes, Pas
   const int64_t stage_bytes = stage_rows * row_bytes * inputs;
   const ClusterScratch scratch(cut.threads, plan.blocks, plan.channels);
   const int64_t budget =
-      ClusterPolicy::kSharedBytes / plan.resident - (plan.resident > 1 ? ClusterPolicy::kReservedBytes : 0);
+      ClusterBudget::kSharedBytes / plan.resident - (plan.resident > 1 ? ClusterPolicy::kReservedBytes : 0);
   const int64_t room = std::min<int64_t>((budget - scratch.bytes()) / stage_bytes, ClusterBudget::kMostStages);
   if (room < stages) return {};
   cut.stage_rows = static_cast<int>(stage_rows);
@@ -101,11 +104,12 @@ std::optional<ClusterCut> cluster_cut(const Shape& shape, int element_bytes, Pas
   return cut;
 }
 
-std::optional<ClusterPlan> cluster_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass) {
+std::optional<ClusterPlan> cluster_plan(const Shape& shape, int element_bytes, uintptr_t pointer_bits, Pass pass,
+                                        bool channel_kernel) {
   const int64_t run_bytes = shape.s * element_bytes;
   if (element_bytes > 4 || shape.layout != Layout::kContiguous || shape.numel() == 0 ||
       pointer_bits % kVectorBytes != 0 || run_bytes % kVectorBytes == 0 ||  // whole vectors: the slab kernels'
-      better_by_channel(shape, element_bytes, pass)) {
+      too_small(shape, element_bytes, pass) || (channel_kernel && better_by_channel(shape, element_bytes, pass))) {
     return {};
   }
   const Device device = current_device();

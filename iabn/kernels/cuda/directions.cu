@@ -42,10 +42,11 @@ void forward(T* x, const Shape& shape, const Affine<accumulate_t<T>>& affine, co
              cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (!cumulative(running)) {
-      if (const auto plan = cluster_plan(shape, sizeof(T), bits(x), Pass::kForward)) {
+      const int width = channel_width<T>(shape, bits(x), 1);
+      if (const auto plan = cluster_plan(shape, sizeof(T), bits(x), Pass::kForward, width > 0)) {
         if (cluster_forward<T>(x, shape, affine, activation, running, mean, var, *plan, stream)) return;
       }
-      if (const int width = channel_width<T>(shape, bits(x), 1)) {
+      if (width > 0) {
         return channel_forward<T>(x, shape, affine, activation, running, mean, var, width, stream);
       }
       if (const auto plan = slab_plan(shape, sizeof(T), bits(x), Pass::kForward)) {
@@ -62,12 +63,13 @@ void backward(const T* z, const T* d_z, T* d_x, const Shape& shape, const accumu
               accumulate_t<T>* d_bias, void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (d_x) {
-      if (const auto plan = cluster_plan(shape, sizeof(T), bits(z, d_z, d_x), Pass::kBackward)) {
+      const int width = channel_width<T>(shape, bits(z, d_z, d_x), 2);
+      if (const auto plan = cluster_plan(shape, sizeof(T), bits(z, d_z, d_x), Pass::kBackward, width > 0)) {
         const bool launched =
             cluster_backward<T>(z, d_z, d_x, shape, var, affine, activation, d_weight, d_bias, *plan, stream);
         if (launched) return;
       }
-      if (const int width = channel_width<T>(shape, bits(z, d_z, d_x), 2)) {
+      if (width > 0) {
         return channel_backward<T>(z, d_z, d_x, shape, var, affine, activation, d_weight, d_bias, width, stream);
       }
       if (const auto plan = slab_plan(shape, sizeof(T), bits(z, d_z, d_x), Pass::kBackward)) {
@@ -86,7 +88,7 @@ void residual_forward(T* x, const T* r, const Shape& shape, const Affine<accumul
                       accumulate_t<T>* var, void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     if (!cumulative(running)) {
-      if (const auto plan = cluster_plan(shape, sizeof(T), bits(x, r), Pass::kResidualForward)) {
+      if (const auto plan = cluster_plan(shape, sizeof(T), bits(x, r), Pass::kResidualForward, false)) {
         const bool launched =
             cluster_residual_forward<T>(x, r, shape, affine, activation, running, mean, var, *plan, stream);
         if (launched) return;
@@ -108,7 +110,7 @@ void residual_backward(const T* z, const T* d_z, const T* r, T* d_x, T* d_r, con
                        void* workspace, cudaStream_t stream) {
   if constexpr (sizeof(T) <= 4) {
     const uintptr_t all = bits(z, d_z, r, d_x, d_r);
-    if (const auto plan = cluster_plan(shape, sizeof(T), all, Pass::kResidualBackward)) {
+    if (const auto plan = cluster_plan(shape, sizeof(T), all, Pass::kResidualBackward, false)) {
       const bool launched = cluster_residual_backward<T>(z, d_z, r, d_x, d_r, shape, var, affine, activation, d_weight,
                                                          d_bias, *plan, stream);
       if (launched) return;

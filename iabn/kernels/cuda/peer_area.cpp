@@ -1,8 +1,8 @@
 // Areas that the GPUs of several processes write into: allocated in one process, opened in the others.
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "iabn/kernels/cuda/launch.h"
@@ -13,11 +13,16 @@ namespace {
 
 constexpr int kPendingByte = 0xff;
 
-/// Of the running system, the same in all of its containers; empty where there is none.
+/// Of the running system, the same in all of its containers; empty where there is none. Without streams, whose parts of
+/// libstdc++ need a newer glibc than the wheel promises.
 std::string host_identifier() {
-  std::string text;
-  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), text);
-  return text.substr(0, sizeof(PeerCard::host));
+  char text[sizeof(PeerCard::host) + 1] = {};
+  if (std::FILE* file = std::fopen("/proc/sys/kernel/random/boot_id", "r")) {
+    const size_t length = std::fread(text, 1, sizeof(text) - 1, file);
+    text[length] = 0;
+    std::fclose(file);
+  }
+  return text;
 }
 
 PeerCard own_card() {
