@@ -150,6 +150,17 @@ def _peers_of(x, group) -> list[int] | None:
     return peers if device == x.device.index else None
 
 
+def _gradients(ctx, d_x, d_weight, d_bias, weight, bias):
+    """What autograd wants for x, weight and bias, and nothing for the other arguments."""
+    needs_x, needs_weight, needs_bias, *others = ctx.needs_input_grad
+    return (
+        d_x if needs_x else None,
+        d_weight.to(weight.dtype) if needs_weight else None,
+        d_bias.to(bias.dtype) if needs_bias else None,
+        *(None for _ in others),
+    )
+
+
 class InPlaceABNSyncPeers(torch.autograd.Function):
     """z over x from the statistics of all processes, exchanged inside the kernels."""
 
@@ -170,12 +181,7 @@ class InPlaceABNSyncPeers(torch.autograd.Function):
         d_x, d_weight, d_bias = torch.ops.iabn.abn_peer_backward.default(
             z, d_z, count, var, weight, bias, *ctx.options, needs_x, needs_weight or needs_bias, ctx.peers
         )
-        return (
-            d_x if needs_x else None,
-            d_weight.to(weight.dtype) if needs_weight else None,
-            d_bias.to(bias.dtype) if needs_bias else None,
-            *(None,) * 3,
-        )
+        return _gradients(ctx, d_x, d_weight, d_bias, weight, bias)
 
 
 class InPlaceABNSync(torch.autograd.Function):
@@ -208,12 +214,7 @@ class InPlaceABNSync(torch.autograd.Function):
             )
         if needs_weight or needs_bias:
             d_weight, d_bias = torch.ops.iabn.abn_backward_parameters.default(local, sums, count, weight, eps, gamma)
-        return (
-            d_x,
-            d_weight.to(weight.dtype) if needs_weight else None,
-            d_bias.to(bias.dtype) if needs_bias else None,
-            *(None,) * 8,
-        )
+        return _gradients(ctx, d_x, d_weight, d_bias, weight, bias)
 
 
 def synchronised(x, weight, bias, running, options, group):
