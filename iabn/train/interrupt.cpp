@@ -10,7 +10,8 @@ namespace {
 
 // Lock-free: a handler may use nothing else, and any thread may run it.
 std::atomic<int> pending = 0;
-std::atomic<int64_t> first_time = 0, together_time = 0;  // nanoseconds
+std::atomic<int64_t> first_time = 0;     // nanoseconds; 0: none yet
+std::atomic<int64_t> together_time = 0;  // nanoseconds
 struct sigaction old_int, old_term;
 
 int64_t now() {
@@ -20,10 +21,11 @@ int64_t now() {
 }
 
 extern "C" void note_signal(int signal) {
-  int none = 0;
-  if (pending.compare_exchange_strong(none, signal)) {
-    first_time = now();
-  } else if (now() - first_time >= together_time) {
+  // The time decides which signal is the first: set after that, it could be missing when another thread looks.
+  int64_t first = 0;
+  if (first_time.compare_exchange_strong(first, now())) {
+    pending = signal;
+  } else if (now() - first >= together_time) {
     ::signal(signal, SIG_DFL);
     ::raise(signal);  // taken when this handler returns
   }
@@ -33,6 +35,7 @@ extern "C" void note_signal(int signal) {
 
 InterruptGuard::InterruptGuard(std::chrono::seconds together) {
   pending = 0;
+  first_time = 0;
   together_time = std::chrono::nanoseconds(together).count();
   struct sigaction action = {};
   action.sa_handler = note_signal;
