@@ -34,7 +34,7 @@ default_preset() { if want_cuda; then echo cuda; else echo release; fi; }
 
 # Sanitised apt options: without root, apt keeps its lists and cache inside .cache/apt.
 apt_options() {
-  printf '%s\n' -qq -o APT::Sandbox::User=
+  printf '%s\n' -qq -o APT::Sandbox::User= -o DPkg::Lock::Timeout=600
   is_root || printf '%s\n' -o "Dir::State=$CACHE/apt/state" -o "Dir::Cache=$CACHE/apt/cache" \
     -o Dir::State::status=/var/lib/dpkg/status -o Debug::NoLocking=1
 }

@@ -12,11 +12,13 @@
 #include "iabn/models/nearest.h"
 #include "iabn/train/config.h"
 #include "iabn/train/schedule.h"
+#include "tests/cpp/train_support.h"
 
 namespace iabn::train {
 namespace {
 
 using nlohmann::json;
+using test::TemporaryFolder;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -217,7 +219,8 @@ TEST(Config, SegmentationRefusesWhatNoEvaluationCanDo) {
 }
 
 TEST(Config, FilesThatAreNotJsonSayWhere) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "broken_config.json";
+  const TemporaryFolder folder("broken_config");
+  const auto path = folder.path() / "config.json";
   std::ofstream(path) << "{\"network\": {\"arch\": }}";
   try {
     load_config(path);
@@ -226,7 +229,7 @@ TEST(Config, FilesThatAreNotJsonSayWhere) {
     EXPECT_THAT(error.what(), AllOf(StartsWith(path.string() + ": "), HasSubstr("line 1, column 22")));
   }
   EXPECT_THROW(load_config(path.string() + ".missing"), ConfigError);
-  EXPECT_THROW(load_config(testing::TempDir()), ConfigError);
+  EXPECT_THROW(load_config(folder.path()), ConfigError);
 }
 
 TEST(Config, TheDemoConfigurationIsRead) {

@@ -25,8 +25,8 @@ constexpr seconds kTimeout{6};
 
 void work_for(seconds time) { std::this_thread::sleep_for(time); }
 
-// What each rank does once all have met.
 int worker(const train::World& world, const std::string& what) {
+  world.any(false);  // all have met: join_world may return while another rank still connects
   const auto timeout = what == "death" ? seconds(60) : kTimeout;
   const bool second = world.rank == 1;
   if (what == "silence" && second) {  // it is there, but says nothing
@@ -44,7 +44,7 @@ int worker(const train::World& world, const std::string& what) {
     return 3;
   }
   if (what == "long work") work_for(2 * kTimeout);
-  if (what == "one early" && !second) work_for(seconds(4));
+  if (what == "one early" && !second) work_for(seconds(2));
   if (what == "death after work" && world.rank == 2) {
     work_for(seconds(2));
     std::_Exit(7);

@@ -78,12 +78,14 @@ def started(command, folder, name, **variables):
                 job.process.kill()
 
 
-def workers(log_dir):
-    """Processes of the program with this log directory, without their launcher, by rank."""
+def workers(folder, log_dir):
+    """Processes of the program with this log directory below `folder`, without their launcher, by rank."""
     found = subprocess.run(["pgrep", "-f", "--", f"--log-dir {log_dir} "], capture_output=True, text=True, check=False)
     ranks = {}
     for pid in map(int, found.stdout.split()):
         try:
+            if Path(f"/proc/{pid}/cwd").resolve() != folder.resolve():  # another run of these tests
+                continue
             if LAUNCHER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 continue
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -5,14 +5,13 @@ import os
 import shutil
 import signal
 import socket
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from distributed_support import CONFIG, OPTIONS, Job, rows, run, started, torchrun, workers
+from distributed_support import CONFIG, OPTIONS, rows, run, started, torchrun, workers
 from image_folder import write_images
 from segmentation_folder import CLASSES, IGNORE, shapes, write_pair
 
@@ -67,7 +66,7 @@ def test_two_launchers_restart_a_killed_worker(folder, built_program, rank):
     with started(command, folder, f"{log_dir}-a") as first, started(command, folder, f"{log_dir}-b") as second:
         log = folder / log_dir / "log.csv"
         first.wait_until(lambda: log.exists() and len(rows(folder, log_dir)) >= 3)
-        os.kill(workers(log_dir)[rank], signal.SIGKILL)
+        os.kill(workers(folder, log_dir)[rank], signal.SIGKILL)
         assert [first.end(), second.end()] == [0, 0], first.output() + second.output()
     assert "continuing after epoch" in first.output() + second.output()
     assert [int(row["epoch"]) for row in rows(folder, log_dir)] == list(range(1, 16))
@@ -92,7 +91,7 @@ def interrupted(folder, built_program):
     command = torchrun(built_program("iabn"), 2, *arguments("steps", "interrupted", "--print-frequency", 10))
     with started(command, folder, "interrupted") as job:
         job.wait_until(lambda: is_training(job))
-        os.kill(workers("interrupted")[1], signal.SIGTERM)
+        os.kill(workers(folder, "interrupted")[1], signal.SIGTERM)
         assert job.end(60) != 0
     return job
 
@@ -100,7 +99,7 @@ def interrupted(folder, built_program):
 def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, interrupted):
     assert "the state is saved" in interrupted.output(), interrupted.output()
     assert "could not exchange data" not in interrupted.output()
-    assert not workers("interrupted")
+    assert not workers(folder, "interrupted")
     own = snapshot(folder, "interrupted")["iabn"]
     assert 0 < own["step"] < STEPS and own["step"] % 16 == 0
     assert own["metric_images"] == 6 * own["step"]  # of all processes
@@ -127,7 +126,7 @@ def test_a_signal_that_comes_twice_is_one(folder, built_program):
     command = torchrun(built_program("iabn"), 2, *arguments("steps", "twice", "--print-frequency", 10))
     with started(command, folder, "twice") as job:
         job.wait_until(lambda: is_training(job))
-        own = list(workers("twice").values())
+        own = list(workers(folder, "twice").values())
         for pid in own:
             os.kill(pid, signal.SIGSTOP)  # so that nobody is done before the second one
         for pid in [*own, job.process.pid]:
@@ -138,7 +137,7 @@ def test_a_signal_that_comes_twice_is_one(folder, built_program):
             resend(pid, signal.SIGTERM)
         assert job.end(60) != 0
     assert "the state is saved" in job.output(), job.output()
-    assert not workers("twice")
+    assert not workers(folder, "twice")
     assert 0 < snapshot(folder, "twice")["iabn"]["step"] < STEPS
 
 
@@ -158,7 +157,7 @@ def resend(pid, number):
 def stopped_while_saving(job, folder, log_dir):
     """Stops rank 0 while it writes the snapshot's new file; returns its number."""
     job.wait_until(lambda: (folder / log_dir / "checkpoint.pth.tar").exists())
-    first = workers(log_dir)[0]
+    first = workers(folder, log_dir)[0]
 
     def saving():
         return any(name.endswith(".tmp") for name in os.listdir(folder / log_dir))
@@ -167,8 +166,8 @@ def stopped_while_saving(job, folder, log_dir):
         if not saving():
             return False
         os.kill(first, signal.SIGSTOP)
-        time.sleep(0.02)  # a signal is taken at the end of a call of the system
-        if saving():
+        job.wait_until(lambda: "\nState:\tT" in Path(f"/proc/{first}/status").read_text(), pause=0)
+        if saving():  # the call of the system at whose end it stopped was not the renaming
             return True
         os.kill(first, signal.SIGCONT)
         return False
@@ -204,7 +203,7 @@ def test_a_process_killed_while_saving_leaves_the_last_snapshot(folder, built_pr
         assert job.end(60) != 0
     own = snapshot(folder, "cut")["iabn"]
     assert own["metric_images"] == 6 * own["step"]
-    assert not workers("cut")
+    assert not workers(folder, "cut")
 
 
 # Pictures that can't be decoded
@@ -213,8 +212,12 @@ def test_a_process_killed_while_saving_leaves_the_last_snapshot(folder, built_pr
 def together(folder, program, name, *options):
     """Two processes without a launcher, which would end one when the other has ended: their exit codes and outputs."""
     job = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    jobs = [Job([program, *options], folder, f"{name}{rank}", **job, RANK=rank, LOCAL_RANK=rank) for rank in range(2)]
-    return [(job.end(60), job.output()) for job in jobs]
+    command = [program, *options]
+    with (
+        started(command, folder, f"{name}0", **job, RANK=0, LOCAL_RANK=0) as first,
+        started(command, folder, f"{name}1", **job, RANK=1, LOCAL_RANK=1) as second,
+    ):
+        return [(one.end(60), one.output()) for one in (first, second)]
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +256,7 @@ def test_torchrun_shows_the_other_ranks_message_and_nothing_stays(folder, built_
     options = arguments("short", "bad", "--resume", "auto", data=data)
     output = run(torchrun(built_program("iabn"), 2, *options), folder, code=1)
     assert picture in output and "training stopped" in output
-    assert not workers("bad")
+    assert not workers(folder, "bad")
     assert (folder / "bad" / "checkpoint.pth.tar").read_bytes() == before
 
 
@@ -261,9 +264,8 @@ def test_a_bad_picture_of_the_first_step_ends_the_job_before_the_launcher_kills(
     """The other process waits in a layer's first pass, where it learns from the launcher alone that one has ended."""
     shutil.copytree(folder / "data", folder / "whole-data")
     (folder / "whole-data" / "train" / "dark" / "0.png").write_bytes(b"no picture")
-    began = time.monotonic()
     output = run(torchrun(built_program("iabn"), 2, *arguments("whole", "whole", data="whole-data")), folder, code=1)
-    assert "train/dark/0.png" in output and time.monotonic() - began < 25  # torchrun kills after 30
+    assert "train/dark/0.png" in output and "forcefully exiting" not in output  # torchrun's word when it kills
 
 
 def test_with_skip_corrupt_the_job_goes_on_and_rank_0_names_them(folder, built_program, bad_pictures):

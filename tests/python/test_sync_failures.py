@@ -23,11 +23,12 @@ TOLD = 3  # exit status of a process whose layer raised
 def process(rank, folder, seed, how):
     """Layers of random shapes until `victim` dies, or goes to sleep, at a random step."""
     torch.set_num_threads(1)
-    timeout = datetime.timedelta(seconds=TIMEOUT)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timeout)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    dist.barrier()  # the layers' timeout is not for the time that processes take to start
+    group = dist.new_group(timeout=datetime.timedelta(seconds=TIMEOUT))
     alike, own = random.Random(seed), random.Random(seed + 1 + rank)
     victim, last = alike.randrange(WORLD), alike.randrange(20)
-    layers = [iabn.InPlaceABNSync(channels) for channels in (1, 7, 40)]
+    layers = [iabn.InPlaceABNSync(channels, group=group) for channels in (1, 7, 40)]
     for step in range(1000):
         layer = alike.choice(layers)
         if rank == victim and step == last:
