@@ -22,11 +22,12 @@ CLI::Validator number(const std::string& bound, const std::string& help, Good go
 
 CLI::Validator at_least(int least) {
   const std::string bound = std::to_string(least);
-  return number("at least " + bound, ">=" + bound, [least](double value) { return value >= least; });
+  return number("at least " + bound, least > 0 ? "POSITIVE" : "NONNEGATIVE",
+                [least](double value) { return value >= least; });
 }
 
 CLI::Validator above_zero() {
-  return number("above 0", ">0", [](double value) { return value > 0; });
+  return number("above 0", "POSITIVE", [](double value) { return value > 0; });
 }
 
 }  // namespace iabn::cli

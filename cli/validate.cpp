@@ -50,9 +50,10 @@ void add_validate(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's images");
   command->add_option("CONFIG", arguments->config, "JSON configuration of the network and its input")->required();
   command
-      ->add_option("CHECKPOINT", arguments->checkpoint,
-                   "Weights by the names of iabn's networks (see iabn convert --list): a snapshot, a PyTorch state "
-                   "dict, or safetensors; another activation or norm mode may have trained them")
+      ->add_option(
+          "CHECKPOINT", arguments->checkpoint,
+          "Weights of one of the networks of iabn models, under its names (docs/checkpoints.md): a snapshot, a "
+          "PyTorch state dict, or safetensors; another activation or norm mode may have trained them")
       ->required();
   command
       ->add_option("DATA", arguments->data,
