@@ -17,6 +17,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/bench_support.h"
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/training_bench.h"
 #include "iabn/train/atomic_file.h"
@@ -121,13 +122,13 @@ int run_bench_fit(const Arguments& arguments) {
     std::fflush(stdout);
   }
   std::printf("%-28s %10s %12s %8s\n", "", "standard", "InPlace-ABN", "more");
-  const auto row = [](const std::string& what, const int64_t(&n)[2], double power) {
-    const double more = n[0] > 0 ? 100 * (std::pow(double(n[1]) / double(n[0]), power) - 1) : n[1] > 0 ? INFINITY : 0;
+  const auto row = [](const std::string& what, const int64_t(&n)[2]) {
+    const double more = n[0] > 0 ? 100 * (double(n[1]) / double(n[0]) - 1) : n[1] > 0 ? INFINITY : 0;
     std::printf("%-28s %10" PRId64 " %12" PRId64 " %+7.0f %%\n", what.c_str(), n[0], n[1], more);
   };
-  row("batch of crops of " + std::to_string(arguments.crop), batches, 1);
-  row("crop, batch of " + std::to_string(arguments.batch_size), sides, 1);
-  row("  its pixels", sides, 2);
+  row("batch of crops of " + std::to_string(arguments.crop), batches);
+  row("crop, batch of " + std::to_string(arguments.batch_size), sides);
+  row("  its pixels", {sides[0] * sides[0], sides[1] * sides[1]});
   if (!arguments.csv.empty()) rows.write(arguments.csv);
   return kOk;
 }
@@ -144,13 +145,13 @@ void add_bench_fit(CLI::App& app, Run& run) {
       ->required();
   command->add_option("--memory", arguments->memory, "Budget in GiB, of what LibTorch's allocator gives out")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   command->add_option("--crop", arguments->crop, "Side of the crops in the search for the largest batch")
       ->capture_default_str()
       ->check(CLI::Range(32, 8192));
   command->add_option("--batch-size", arguments->batch_size, "Batch in the search for the largest crop")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--device", arguments->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_option("--csv", arguments->csv, "Write the figures to this file");
   command->callback([arguments, &run] { run = [arguments] { return run_bench_fit(*arguments); }; });

@@ -12,6 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/bench_support.h"
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/layer_case.h"
 #include "cli/layer_summary.h"
@@ -157,11 +158,10 @@ void add_bench_layer(CLI::App& app, Run& run) {
       ->capture_default_str()
       ->check(CLI::IsMember({"leaky_relu", "elu", "identity"}));
   command->add_option("--activation-param", arguments->activation_param, "Slope or alpha")->capture_default_str();
-  command->add_option("--threads", arguments->threads, "Threads on the CPU; by default all cores")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", arguments->threads, "Threads on the CPU; by default all cores")->check(at_least(1));
   command->add_option("--rounds", arguments->rounds, "Rounds of each variant")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--csv", arguments->csv, "Write the rows to this file");
   command->callback([arguments, &run] { run = [arguments] { return run_bench_layer(*arguments); }; });
 }

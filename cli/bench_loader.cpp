@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/bench_support.h"
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "iabn/data/dataset.h"
 #include "iabn/data/loader.h"
@@ -103,20 +104,20 @@ void add_bench_loader(CLI::App& app, Run& run) {
       ->add_option("--workers", arguments->workers, "Threads that prepare images; several numbers: one after another")
       ->delimiter(',')
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_option("--crop", arguments->input.crop_train, "Side of the random resized crop")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_flag("--jitter", arguments->jitter, "Colour jitter and lighting as well");
   command->add_flag("--scaled", arguments->input.scaled_decode, "Scaled decoding (input.scaled_decode)");
   command->add_flag("--channels-last", arguments->loader.channels_last, "Memory format of the batches");
   command->add_option("--batch-size", arguments->batch_size, "At most the number of images")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--epochs", arguments->epochs, "Passes over the images in each round")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--rounds", arguments->rounds, "Timed rounds")->capture_default_str()->check(CLI::PositiveNumber);
+      ->check(at_least(1));
+  command->add_option("--rounds", arguments->rounds, "Timed rounds")->capture_default_str()->check(at_least(1));
   command->add_option("--csv", arguments->csv, "Write the rows to this file");
   command->callback([arguments, &run] { run = [arguments] { return run_bench_loader(*arguments); }; });
 }

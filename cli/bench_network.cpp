@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/bench_support.h"
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/training_bench.h"
 #include "iabn/train/atomic_file.h"
@@ -153,17 +154,15 @@ void add_bench_network(CLI::App& app, Run& run) {
   CLI::App* command =
       app.add_subcommand("network", "Memory and time of a training step: standard BatchNorm and InPlace-ABN");
   command->add_option("CONFIG", arguments->config, "JSON configuration; its bn_mode does not matter")->required();
-  command->add_option("--batch-size", arguments->batch_size, "Instead of optimizer.batch_size")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--batch-size", arguments->batch_size, "Instead of optimizer.batch_size")->check(at_least(1));
   command->add_option("--precision", arguments->precision, "float32, bf16 or fp16, instead of the configuration's")
       ->check(CLI::IsMember({"float32", "bf16", "fp16"}));
   command->add_flag("--cuda-graph", arguments->cuda_graph, "Time the step as one CUDA graph");
   command->add_option("--steps", arguments->steps, "Timed steps of each network")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--device", arguments->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  command->add_option("--threads", arguments->threads, "Threads on the CPU; by default all cores")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", arguments->threads, "Threads on the CPU; by default all cores")->check(at_least(1));
   command->add_option("--accuracy-from", arguments->accuracy_from,
                       "Folder of a training run: the last test accuracy of its log.csv goes into the result");
   command->add_option("--result", arguments->result, "Merge the figures into this JSON file");

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/checkpoint_listing.h"
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "iabn/io/checkpoint.h"
 #include "iabn/io/error.h"
@@ -89,6 +90,7 @@ io::SafetensorsFile as_safetensors(const io::Checkpoint& checkpoint, io::StateDi
   if (gamma) set("iabn.gamma", name_of(*gamma));
   if (info.config) set("iabn.config", *info.config);
   if (info.version) set("iabn.version", *info.version);
+  if (info.classes) set("iabn.classes", *info.classes);
   return file;
 }
 
@@ -220,7 +222,7 @@ void add_convert(CLI::App& app, Run& run) {
                       "Configuration with which the original wrote IN: its bn_mode tells the gamma mode");
   command->add_option("--eps", arguments->eps, "eps of the norms, for legacy gamma")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_flag("--state-dict", arguments->only_weights,
                     "Write the weights alone, without epoch, optimiser and \"module.\" (safetensors files always do)");
   command->add_flag("--force", arguments->force, "Replace OUT where it exists");

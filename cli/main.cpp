@@ -1,5 +1,6 @@
 // iabn: trains, measures and checks In-Place Activated BatchNorm.
 
+#include <algorithm>
 #include <exception>
 #include <iostream>
 #include <stdexcept>
@@ -39,6 +40,24 @@ void check_command(const CLI::App& app, const std::string& word) {
                               "; commands: " + iabn::join(names) + "; see iabn --help");
 }
 
+// Nor would it say which option was meant; it lists what it did not expect, the last word first.
+void check_words(const CLI::App& command, const std::string& help, bool words_too) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
+  }
+  const std::vector<std::string> words = command.remaining();
+  for (const std::string& word : words) {
+    if (!word.starts_with('-')) continue;
+    const std::string option = word.substr(0, word.find('='));
+    const std::string near =
+        iabn::nearest(option.substr(std::min(option.find_first_not_of('-'), option.size())), names);
+    throw std::invalid_argument("unknown option " + option + (near.empty() ? "" : " (did you mean --" + near + "?)") +
+                                help);
+  }
+  if (words_too && !words.empty()) throw std::invalid_argument("unexpected argument \"" + words.front() + "\"" + help);
+}
+
 void add_version(CLI::App& app, const std::string& version) {
   app.set_version_flag("--version", version);
   for (CLI::App* command : app.get_subcommands({})) add_version(*command, version);
@@ -70,12 +89,15 @@ int run_program(int argc, char** argv) {
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    std::string command = "iabn";
-    for (const CLI::App* chosen = &app; !chosen->get_subcommands().empty();) {
-      chosen = chosen->get_subcommands().front();
-      command += " " + chosen->get_name();
+    const CLI::App* command = &app;
+    std::string help = "; see iabn";
+    while (!command->get_subcommands().empty()) {
+      command = command->get_subcommands().front();
+      help += " " + command->get_name();
     }
-    throw std::invalid_argument(std::string(error.what()) + "; see " + command + " --help");
+    help += " --help";
+    check_words(*command, help, dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr);
+    throw std::invalid_argument(error.what() + help);
   }
   return run();
 }

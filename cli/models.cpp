@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "iabn/io/published.h"
 #include "iabn/models/deeplab_v3.h"
@@ -117,9 +118,7 @@ void add_models(CLI::App& app, Run& run) {
   command->add_option("--input", arguments->input, "Side of the square input")
       ->capture_default_str()
       ->check(CLI::Range(32, 8192));
-  command->add_option("--batch", arguments->batch, "Images in the batch")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  command->add_option("--batch", arguments->batch, "Images in the batch")->capture_default_str()->check(at_least(1));
   command->add_flag("--published", arguments->published,
                     "List the models that the method's authors published, with their results and md5 sums, instead");
   command->callback([arguments, &run] { run = [arguments] { return run_models(*arguments); }; });

@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/scales.h"
 #include "iabn/train/interrupt.h"
@@ -68,13 +69,13 @@ void add_views(CLI::App& command, Arguments& arguments) {
       .add_option("--longest-side", options.longest_side,
                   "Pictures are scaled to it for the network, and the answer back; 0: as they are; by default what the "
                   "configuration says, 2048 for the original's snapshot")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command
       .add_option("--window", options.window,
                   "Side of half-overlapping tiles that go through the network one by one, in pixels of the scaled "
                   "picture, at least 32; 0: no tiles; by default what the configuration says, else tiles only for "
                   "pictures of more than 8388608 pixels at the largest scale")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
 }
 
 void add_network(CLI::App& command, Arguments& arguments) {
@@ -117,9 +118,9 @@ void add_predict(CLI::App& app, Run& run) {
   command->add_flag("--overwrite", options.overwrite, "Do pictures again whose files are there already");
   command->add_option("--workers", options.workers, "Threads that read pictures ahead and write answers behind")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_option("--threads", arguments->threads, "Threads for the computation on the CPU; by default all cores")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->callback([arguments, &run] { run = [arguments] { return run_predict(*arguments); }; });
 }
 

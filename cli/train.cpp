@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "iabn/train/trainer.h"
 
@@ -56,12 +57,8 @@ std::string resume_command(const Arguments& arguments, const std::string& checkp
   return command;
 }
 
-// A run that was complete already has written nothing into a new folder.
 std::string closing_line(const train::TrainResult& result, const std::filesystem::path& log_dir) {
-  std::string line = "done";
-  if (const auto path = log_dir / train::kCheckpointName; std::filesystem::exists(path)) {
-    line += "; weights and state: " + path.string();
-  }
+  std::string line = "done; weights and state: " + (log_dir / train::kCheckpointName).string();
   if (const auto path = log_dir / train::kBestName; std::filesystem::exists(path)) {
     std::ostringstream score;
     score << result.best_score;
@@ -88,6 +85,7 @@ int run_train(Arguments arguments) {
     if (result.interrupted_by != 0 && result.first_process) std::cerr << "iabn: interrupted\n";
     return result.interrupted_by == 0 ? kOk : 128 + result.interrupted_by;
   }
+  if (result.nothing_to_do) return kOk;
   if (result.interrupted_by == 0) {
     std::cout << closing_line(result, options.log_dir) << "\n";
     return kOk;
@@ -128,30 +126,30 @@ void add_train(CLI::App& app, Run& run) {
                     "Continue although the snapshot belongs to another configuration; the differences are listed");
   command->add_flag("--evaluate", options.evaluate_only, "Evaluate the snapshot given by --resume, and train nothing");
   command->add_option("--epochs", arguments->epochs, "Train to this epoch instead of optimizer.schedule.epochs")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--workers", options.workers, "Threads that prepare data")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_option("--print-frequency", options.print_frequency, "Steps between two lines where stdout is a file")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command
       ->add_option("--snapshot-minutes", options.snapshot_minutes,
                    "Also save the state this often within an epoch; 0: after epochs only")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_flag("--weight-histograms", options.weight_histograms,
                     "Write the distribution of every parameter to TensorBoard after each epoch");
   command
       ->add_option("--trace-steps", options.trace_steps,
                    "Write what happens in so many steps, after the first ten, to LOG_DIR/trace_rank<r>.json "
                    "(for ui.perfetto.dev)")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_flag("--skip-corrupt", options.skip_corrupt,
                     "Pass over images that cannot be decoded instead of stopping; they are named after each epoch");
   command->add_option("--threads", arguments->threads, "Threads for the computation on the CPU; by default all cores")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->callback([arguments, &run] { run = [arguments] { return run_train(*arguments); }; });
 }
 

@@ -8,6 +8,7 @@
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/scales.h"
 #include "iabn/train/interrupt.h"
@@ -49,9 +50,10 @@ void add_validate(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand("validate", "Accuracy of a checkpoint on a folder's images");
   command->add_option("CONFIG", arguments->config, "JSON configuration of the network and its input")->required();
   command
-      ->add_option("CHECKPOINT", arguments->checkpoint,
-                   "Weights: a snapshot, any PyTorch state dict, or safetensors; another activation or norm mode may "
-                   "have trained them")
+      ->add_option(
+          "CHECKPOINT", arguments->checkpoint,
+          "Weights of one of the networks of iabn models, under its names (docs/checkpoints.md): a snapshot, a "
+          "PyTorch state dict, or safetensors; another activation or norm mode may have trained them")
       ->required();
   command
       ->add_option("DATA", arguments->data,
@@ -62,7 +64,7 @@ void add_validate(CLI::App& app, Run& run) {
   command->add_option("--scale", options.scale,
                       "Classification: shorter side of the images, instead of input.scale_val; -1: as it is");
   command->add_option("--crop", options.crop, "Classification: side of the crop, instead of input.crop_val")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_flag(
       "--ten-crops,--ten_crops", options.ten_crops,
       "Classification: average the logits of the four corners and the centre, and of their mirror images");
@@ -76,20 +78,22 @@ void add_validate(CLI::App& app, Run& run) {
       ->add_option("--gamma", arguments->gamma,
                    "How the file's norm weights count, signed or legacy; by default as the file says, else by bn_mode")
       ->check(CLI::IsMember({"signed", "legacy"}));
+  command->add_flag("--any-classes", options.any_classes,
+                    "Go on although the snapshot's classes have other names; the differences are listed");
   command->add_flag("--own-weights", arguments->own_weights,
                     "Of a snapshot with averaged weights (ema_decay), take the others");
   command
       ->add_option("--batch-size", options.batch_size,
                    "Classification: images at a time in a process; by default its share of optimizer.batch_size, a "
                    "tenth with --ten-crops")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--workers", options.workers, "Threads that prepare data")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_flag("--skip-corrupt", options.skip_corrupt, "Leave out images that cannot be decoded, and name them");
   command->add_option("--threads", arguments->threads, "Threads for the computation on the CPU; by default all cores")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->callback([arguments, &run] { run = [arguments] { return run_validate(*arguments); }; });
 }
 

@@ -40,11 +40,15 @@ class Dataset {
 
   /// Where the image comes from, for messages: its path, or `file[index]`.
   virtual std::string name(int64_t index) const = 0;
+
+  /// What people should know of the whole, e.g. files that are passed over; a line, or "".
+  virtual std::string note() const { return {}; }
 };
 
 /// Opens one split of a folder, whichever of these it holds:
 ///  - root/train/CLASS/*.{jpg,jpeg,png} and root/val/CLASS/*: labels are the classes in order of name; both splits must
-///    have the same classes where both exist. EXIF orientation is not applied: Pillow's Image.open() and torchvision's
+///    have the same classes where both exist. Other files, and folders in those of the classes, are passed over; note()
+///    says so. EXIF orientation is not applied: Pillow's Image.open() and torchvision's
 ///    ImageFolder, which uses it, leave the pixels as they are stored, too.
 ///  - {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz (MNIST, Fashion-MNIST): classes are "0", "1", ... up
 ///  to

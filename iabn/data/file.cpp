@@ -68,16 +68,30 @@ FileBytes read_file(const std::filesystem::path& path) {
   return result;
 }
 
-std::vector<std::string> file_names(const std::filesystem::path& folder, std::span<const std::string_view> extensions) {
+std::vector<std::string> file_names(const std::filesystem::path& folder, std::span<const std::string_view> extensions,
+                                    std::vector<std::string>* others) {
   std::vector<std::string> names;
   for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder)) {
     std::string name = entry.path().filename().string();
     const std::string extension = lower_case(entry.path().extension().string());
     const bool matches = std::find(extensions.begin(), extensions.end(), extension) != extensions.end();
-    if (matches && !name.starts_with('.') && entry.is_regular_file()) names.push_back(std::move(name));
+    if (name.starts_with('.')) continue;
+    if (matches && entry.is_regular_file()) {
+      names.push_back(std::move(name));
+    } else if (others != nullptr) {
+      others->push_back(std::move(name));
+    }
   }
   std::sort(names.begin(), names.end());
+  if (others != nullptr) std::sort(others->begin(), others->end());
   return names;
+}
+
+std::string passed_over_note(const std::filesystem::path& folder, const std::vector<std::string>& others) {
+  if (others.empty()) return "";
+  return folder.string() + ": passed over " + others.front() +
+         (others.size() > 1 ? " and " + std::to_string(others.size() - 1) + " more" : "") +
+         ": only .jpg, .jpeg and .png files are read, and no folders deeper down";
 }
 
 }  // namespace iabn::data

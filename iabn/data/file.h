@@ -27,8 +27,13 @@ FileBytes read_file(const std::filesystem::path& path);
 inline constexpr std::array<std::string_view, 3> kImageExtensions = {".jpg", ".jpeg", ".png"};
 
 /// Names of the files of a folder that end in one of the (lower-case) extensions, in any case of letters, without
-/// hidden ones; sorted. Throws std::filesystem::filesystem_error where the folder cannot be read.
+/// hidden ones; sorted. `others` (may be null) gets the names of what else is there, folders too, sorted. Throws
+/// std::filesystem::filesystem_error where the folder cannot be read.
 std::vector<std::string> file_names(const std::filesystem::path& folder,
-                                    std::span<const std::string_view> extensions = kImageExtensions);
+                                    std::span<const std::string_view> extensions = kImageExtensions,
+                                    std::vector<std::string>* others = nullptr);
+
+/// A line for people on what a folder of images holds beside them, by paths within it; "" for nothing.
+std::string passed_over_note(const std::filesystem::path& folder, const std::vector<std::string>& others);
 
 }  // namespace iabn::data

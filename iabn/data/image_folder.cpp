@@ -15,25 +15,40 @@ namespace fs = std::filesystem;
 
 bool is_hidden(const std::string& name) { return name.starts_with('.'); }
 
-std::vector<std::string> class_names(const fs::path& folder) {
+// others: of what is no class; may be null.
+std::vector<std::string> class_names(const fs::path& folder, std::vector<std::string>* others = nullptr) {
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     std::string name = entry.path().filename().string();
-    if (entry.is_directory() && !is_hidden(name)) names.push_back(std::move(name));
+    if (is_hidden(name)) continue;
+    if (entry.is_directory()) {
+      names.push_back(std::move(name));
+    } else if (others != nullptr) {
+      others->push_back(std::move(name));
+    }
   }
   if (names.empty()) {
     throw DataError("open_dataset", folder.string(),
                     "expected one folder per class, got none; move the images of each class into a folder of its name");
   }
   std::sort(names.begin(), names.end());
+  if (names == std::vector<std::string>{"images", "masks"}) {
+    throw DataError("open_dataset", folder.string(),
+                    "expected one folder per class, got images and masks, which are data of segmentation; set "
+                    "\"task\": \"segmentation\" in the configuration");
+  }
+  if (others != nullptr) std::sort(others->begin(), others->end());
   return names;
 }
 
-std::vector<std::string> image_names(const fs::path& folder) {
-  std::vector<std::string> names = file_names(folder);
+std::vector<std::string> image_names(const fs::path& folder, std::vector<std::string>& others) {
+  std::vector<std::string> names = file_names(folder, kImageExtensions, &others);
   if (names.empty()) {
-    throw DataError("open_dataset", folder.string(),
-                    "expected .jpg, .jpeg or .png files, got none; add images or remove the class");
+    throw DataError(
+        "open_dataset", folder.string(),
+        "expected .jpg, .jpeg or .png files, got none" +
+            (others.empty() ? "" : " among " + std::to_string(others.size()) + " (" + others.front() + ")") +
+            "; add images or remove the class");
   }
   return names;
 }
@@ -64,12 +79,16 @@ class ImageFolder final : public Dataset {
                       "expected this folder, got none; it holds one folder per class");
     }
     if (fs::is_directory(root / "train") && fs::is_directory(root / "val")) check_same_classes(root);
-    classes_ = class_names(folder_);
+    std::vector<std::string> others;  // paths within folder_
+    classes_ = class_names(folder_, &others);
     for (size_t label = 0; label < classes_.size(); ++label) {
-      for (std::string& name : image_names(folder_ / classes_[label])) {
+      std::vector<std::string> others_here;
+      for (std::string& name : image_names(folder_ / classes_[label], others_here)) {
         files_.push_back({static_cast<int64_t>(label), std::move(name)});
       }
+      for (const std::string& name : others_here) others.push_back(classes_[label] + "/" + name);
     }
+    note_ = passed_over_note(folder_, others);
   }
 
   int64_t size() const override { return static_cast<int64_t>(files_.size()); }
@@ -77,6 +96,7 @@ class ImageFolder final : public Dataset {
   int64_t channels() const override { return channels_; }
   int64_t label(int64_t index) const override { return files_.at(static_cast<size_t>(index)).label; }
   std::string name(int64_t index) const override { return path(index).string(); }
+  std::string note() const override { return note_; }
 
   Image image(int64_t index) const override {
     const fs::path file = path(index);
@@ -101,6 +121,7 @@ class ImageFolder final : public Dataset {
   fs::path folder_;
   int64_t channels_;
   std::vector<std::string> classes_;
+  std::string note_;
   std::vector<File> files_;
 };
 

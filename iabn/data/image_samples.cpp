@@ -16,6 +16,7 @@ class ImageSamples final : public Samples {
 
   int64_t size() const override { return dataset_->size(); }
   std::string name(int64_t index) const override { return dataset_->name(index); }
+  std::string note() const override { return dataset_->note(); }
   SampleShape shape() const override {
     return {transform_.crops(), transform_.channels(), transform_.size(), transform_.size(), {}};
   }
@@ -46,6 +47,7 @@ class RepeatedSamples final : public Samples {
   int64_t size() const override { return times_ * once_; }
   SampleShape shape() const override { return samples_->shape(); }
   std::string name(int64_t index) const override { return samples_->name(index % once_); }
+  std::string note() const override { return samples_->note(); }
   void read(int64_t index, const Random& random, bool channels_last, float* images, int64_t* labels) const override {
     samples_->read(index % once_, random, channels_last, images, labels);
   }

@@ -36,6 +36,9 @@ class Samples {
   /// Where sample `index` of [0, size()) comes from, for messages.
   virtual std::string name(int64_t index) const = 0;
 
+  /// As Dataset::note().
+  virtual std::string note() const { return {}; }
+
   /// Writes image_numbers() floats, [crops, H, W, C] with channels_last, else [crops, C, H, W], and label_numbers()
   /// labels. Every random choice comes from `random`. Throws DecodeError (a bad sample) or DataError (e.g. a file that
   /// cannot be read), both with the path; what has been written by then means nothing.

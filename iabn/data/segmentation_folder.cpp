@@ -25,10 +25,11 @@ void fail(const fs::path& where, const std::string& text) {
 // Files by their name without extension.
 using Files = std::map<std::string, fs::path>;
 
-Files files_of(const fs::path& folder, std::span<const std::string_view> extensions, const char* holds) {
+Files files_of(const fs::path& folder, std::span<const std::string_view> extensions, const char* holds,
+               std::vector<std::string>* others = nullptr) {
   if (!fs::is_directory(folder)) fail(folder, std::string("expected this folder, got none; it holds ") + holds);
   Files files;
-  for (const std::string& name : file_names(folder, extensions)) {
+  for (const std::string& name : file_names(folder, extensions, others)) {
     const auto [other, is_new] = files.emplace(fs::path(name).stem().string(), folder / name);
     if (!is_new) {
       fail(folder, "expected one file of each name, got " + other->second.filename().string() + " and " + name +
@@ -48,7 +49,9 @@ SegmentationFolder::SegmentationFolder(const fs::path& root, const std::string& 
   }
   const fs::path folder = root / split;
   if (!fs::is_directory(folder)) fail(folder, "expected this folder, got none; it holds images/ and masks/");
-  Files images = files_of(folder / "images", kImageExtensions, "the pictures");
+  std::vector<std::string> others;
+  Files images = files_of(folder / "images", kImageExtensions, "the pictures", &others);
+  note_ = passed_over_note(folder / "images", others);
   Files masks = files_of(folder / "masks", kMaskExtensions, "a PNG file for each picture, of its name");
   if (images.empty()) fail(folder / "images", "expected .jpg, .jpeg or .png files, got none");
 

@@ -13,8 +13,8 @@
 namespace iabn::data {
 
 /// root/SPLIT/images/NAME.{jpg,jpeg,png} and root/SPLIT/masks/NAME.png, in order of NAME; every image has a mask. Masks
-/// without an image are passed over, as are hidden and other files. Read-only after opening: every member may be called
-/// from any number of threads at once.
+/// without an image are passed over, as are hidden and other files; note() names what else lies beside the images.
+/// Read-only after opening: every member may be called from any number of threads at once.
 class SegmentationFolder {
  public:
   /// split: "train", "val" or any other folder's name. Masks hold values below `classes` (at most 256), or
@@ -28,6 +28,8 @@ class SegmentationFolder {
   int64_t ignore_label() const { return ignore_label_; }
   /// The image's path.
   std::string name(int64_t index) const;
+  /// As Dataset::note().
+  const std::string& note() const { return note_; }
 
   /// RGB [H, W, 3]. Throws DecodeError (a bad picture) or DataError (a file that cannot be read), both with the path.
   Image image(int64_t index) const;
@@ -42,6 +44,7 @@ class SegmentationFolder {
     std::filesystem::path image, mask;
   };
   std::vector<Pair> pairs_;
+  std::string note_;
   int64_t classes_, ignore_label_;
 };
 

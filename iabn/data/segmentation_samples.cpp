@@ -16,6 +16,7 @@ class SegmentationSamples final : public Samples {
 
   int64_t size() const override { return folder_->size(); }
   std::string name(int64_t index) const override { return folder_->name(index); }
+  std::string note() const override { return folder_->note(); }
   SampleShape shape() const override {
     const int64_t side = transform_.size();
     return {1, 3, side, side, {side, side}};

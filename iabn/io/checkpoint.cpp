@@ -106,6 +106,7 @@ SnapshotInfo snapshot_info(const Checkpoint& checkpoint) {
   };
   info.config = look_up("config");
   info.version = look_up("version");
+  info.classes = look_up("classes");
   if (const auto name = look_up("gamma")) {
     info.gamma = gamma_from_name(*name);
     if (!info.gamma) {

@@ -34,12 +34,13 @@ Checkpoint load_checkpoint(const std::filesystem::path& path);
 /// The same of bytes in memory, which `owner` keeps alive.
 Checkpoint parse_checkpoint(ByteSpan file, const std::shared_ptr<const void>& owner);
 
-/// What iabn's own snapshots say of themselves: under "iabn" in PyTorch files, as "iabn.gamma", "iabn.config" and
-/// "iabn.version" in the metadata of safetensors.
+/// What iabn's own snapshots say of themselves: under "iabn" in PyTorch files, as "iabn.gamma", "iabn.config",
+/// "iabn.version" and "iabn.classes" in the metadata of safetensors.
 struct SnapshotInfo {
   std::optional<Gamma> gamma;
   std::optional<std::string> config;  // JSON
   std::optional<std::string> version;
+  std::optional<std::string> classes;  // JSON: names in label order, of a classification network
 };
 /// Throws CheckpointError where the gamma mode is unknown.
 SnapshotInfo snapshot_info(const Checkpoint& checkpoint);

@@ -6,6 +6,7 @@
 #include "iabn/data/loader.h"
 #include "iabn/models/network.h"
 #include "iabn/train/build.h"
+#include "iabn/train/class_names.h"
 #include "iabn/train/device_loader.h"
 #include "iabn/train/precision.h"
 #include "iabn/train/task.h"
@@ -39,13 +40,15 @@ class ClassificationEvaluator final : public Evaluator {
         options_(options),
         group_(world.group),
         device_(device),
-        loader_(data::image_samples(open_checked_dataset(config, options.data, split_of(options)), config.input,
-                                    data::Split::val),
+        dataset_(open_checked_dataset(config, options.data, split_of(options))),
+        loader_(data::image_samples(dataset_, config.input, data::Split::val),
                 loader_options(config, options, world, device)),
         batches_(loader_, device) {}
 
   int64_t images() const override { return loader_.samples().size(); }
   std::vector<std::string> skipped() const override { return loader_.skipped(); }
+  std::string note() const override { return dataset_->note(); }
+  std::string classes() const override { return class_names_text(dataset_->classes()); }
 
   std::string description() const override {
     return "scale " + std::to_string(config_.input.scale_val) + ", crop " + std::to_string(config_.input.crop_val) +
@@ -83,6 +86,7 @@ class ClassificationEvaluator final : public Evaluator {
   EvaluationOptions options_;
   nn::ProcessGroup group_;
   c10::Device device_;
+  std::shared_ptr<const data::Dataset> dataset_;
   data::Loader loader_;
   DeviceLoader batches_;
 };

@@ -1,6 +1,8 @@
 #include "iabn/train/config.h"
 
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 
 #include "iabn/data/error.h"
@@ -300,8 +302,10 @@ void check_trainable(const Config& config) {
 
 Config load_config(const std::filesystem::path& path) {
   std::ifstream file(path);
-  if (!file || std::filesystem::is_directory(path)) {
-    throw ConfigError(path.string() + ": cannot be read as a configuration file");
+  const int reason = errno;
+  if (!file) throw ConfigError(path.string() + ": cannot be opened: " + std::strerror(reason));
+  if (std::error_code none; std::filesystem::is_directory(path, none)) {
+    throw ConfigError(path.string() + ": is a folder; expected a configuration file");
   }
   try {
     return parse_config(nlohmann::json::parse(file));

@@ -16,6 +16,10 @@
 
 namespace iabn::train {
 
+/// The key that an unknown one of `section` probably means: of those `here` one of its initials ("lr") or the nearest,
+/// else of another section, with its path ("optimizer.learning_rate"); "" for none.
+std::string meant_key(const std::string& name, const std::vector<std::string>& here, const std::string& section);
+
 class ConfigSection {
  public:
   /// path: "network", or "" for the whole file.
@@ -57,7 +61,9 @@ class ConfigSection {
   void check_unknown() const {
     for (const auto& item : json_.items()) {
       if (std::find(known_.begin(), known_.end(), item.key()) != known_.end()) continue;
-      fail(item.key(), "unknown key" + did_you_mean(item.key(), known_) + "; known here: " + join(known_));
+      const std::string meant = meant_key(item.key(), known_, path_);
+      fail(item.key(), "unknown key" + (meant.empty() ? "" : " (did you mean \"" + meant + "\"?)") +
+                           "; known here: " + join(known_));
     }
   }
 

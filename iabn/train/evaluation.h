@@ -63,6 +63,10 @@ class Evaluator {
   virtual int64_t images() const = 0;
   /// How they are shown to the network, for people: "scale 256, crop 224".
   virtual std::string description() const = 0;
+  /// As data::Dataset::note().
+  virtual std::string note() const = 0;
+  /// class_names_text() where the data name the classes; else "": the configuration does.
+  virtual std::string classes() const { return {}; }
   /// The images go through the network as they are, one after another, so that it may need more memory than training.
   virtual bool whole_pictures() const { return false; }
   /// Every image once, in evaluation mode, without gradients, in the configuration's precision; each process its share.

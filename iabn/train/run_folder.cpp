@@ -20,6 +20,12 @@ std::optional<fs::path> snapshot_to_resume(const fs::path& checkpoint, const std
   return automatic && fs::exists(checkpoint) ? std::optional(checkpoint) : std::nullopt;
 }
 
+void check_evaluable(const fs::path& checkpoint, const std::optional<fs::path>& resume, bool automatic) {
+  if (snapshot_to_resume(checkpoint, resume, automatic)) return;
+  throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet" +
+                      (automatic ? ", no " + checkpoint.string() : ""));
+}
+
 void check_run_folder(const fs::path& checkpoint, const std::optional<fs::path>& resume) {
   if (!fs::exists(checkpoint)) return;
   if (!resume) {

@@ -15,6 +15,10 @@ std::optional<std::filesystem::path> snapshot_to_resume(const std::filesystem::p
                                                         const std::optional<std::filesystem::path>& resume,
                                                         bool automatic);
 
+/// Throws SnapshotError where snapshot_to_resume() finds none: an evaluation would be that of random weights.
+void check_evaluable(const std::filesystem::path& checkpoint, const std::optional<std::filesystem::path>& resume,
+                     bool automatic);
+
 /// Throws SnapshotError where the snapshot `checkpoint` is there and is not of the run that is continued from `resume`.
 void check_run_folder(const std::filesystem::path& checkpoint, const std::optional<std::filesystem::path>& resume);
 

@@ -23,6 +23,7 @@ RunLog::RunLog(const std::filesystem::path& folder, int64_t rank, int64_t print_
 RunLog::~RunLog() { std::fclose(file_); }
 
 void RunLog::print(const std::string& line) {
+  if (line.empty()) return;
   if (!quiet_) progress_.print(line);
   const std::time_t now = std::time(nullptr);
   std::tm local{};

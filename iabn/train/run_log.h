@@ -28,7 +28,7 @@ class RunLog {
   RunLog(const std::filesystem::path& folder, int64_t rank, int64_t print_frequency);
   ~RunLog();
 
-  /// A line to stay.
+  /// A line to stay; nothing where it is empty.
   void print(const std::string& line);
   Progress& progress() { return progress_; }
 

@@ -64,6 +64,7 @@ class SegmentationEvaluator final : public Evaluator {
   int64_t images() const override { return folder_.size(); }
   std::vector<std::string> skipped() const override { return {skipped_.begin(), skipped_.end()}; }
   std::string description() const override;
+  std::string note() const override { return folder_.note(); }
   bool whole_pictures() const override { return true; }
   std::optional<Evaluation> evaluate(models::Network& network, const std::function<bool()>& stop,
                                      int64_t pictures) override;

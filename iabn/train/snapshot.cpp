@@ -12,6 +12,7 @@
 #include "iabn/io/tensors.h"
 #include "iabn/models/network.h"
 #include "iabn/nn/state_dict.h"
+#include "iabn/train/class_names.h"
 #include "iabn/train/step.h"
 #include "iabn/train/version.h"
 
@@ -171,14 +172,6 @@ class Reader {
   const Value* own_ = nullptr;
 };
 
-std::string joined(const std::vector<std::string>& texts) {
-  constexpr size_t kShown = 8;
-  std::string line;
-  for (size_t i = 0; i < std::min(texts.size(), kShown); ++i) line += (i == 0 ? "" : "; ") + texts[i];
-  if (texts.size() > kShown) line += "; and " + std::to_string(texts.size() - kShown) + " more";
-  return line;
-}
-
 void check_config(const Reader& reader, const Config& config, bool any, std::vector<std::string>* passed_over) {
   Config found;
   try {
@@ -193,11 +186,43 @@ void check_config(const Reader& reader, const Config& config, bool any, std::vec
     reader.fail(std::string("holds a configuration that this version cannot read: ") + error.what());
   }
   auto differences = config_differences(to_json(found), to_json(config));
-  if (!differences.empty() && !any) reader.fail("belongs to another configuration: " + joined(differences));
+  if (!differences.empty() && !any) reader.fail("belongs to another configuration: " + joined_differences(differences));
   if (passed_over != nullptr) *passed_over = std::move(differences);
 }
 
+// Snapshots of older versions name no classes.
+void check_classes(const Reader& reader, const std::string& classes, bool any, std::vector<std::string>* passed_over) {
+  if (classes.empty() || !reader.has("classes")) return;
+  const std::string differences = joined_differences(class_differences(reader.text("classes"), classes));
+  if (differences.empty()) return;
+  if (!any) {
+    reader.fail("was trained with other classes: " + differences +
+                "; labels are the class folders in order of name, so give these their names back, or continue with "
+                "--any-config if the labels mean the same");
+  }
+  if (passed_over != nullptr) passed_over->push_back(differences);
+}
+
 }  // namespace
+
+std::string joined_differences(const std::vector<std::string>& texts) {
+  constexpr size_t kShown = 8;
+  std::string line;
+  for (size_t i = 0; i < std::min(texts.size(), kShown); ++i) line += (i == 0 ? "" : "; ") + texts[i];
+  if (texts.size() > kShown) line += "; and " + std::to_string(texts.size() - kShown) + " more";
+  return line;
+}
+
+void check_same_data(const std::filesystem::path& path, const RunState& state, int64_t train_images, int64_t batches) {
+  if (state.train_images != train_images) {
+    throw SnapshotError(path.string() + ": was trained on " + std::to_string(state.train_images) +
+                        " images, the folder holds " + std::to_string(train_images));
+  }
+  if (state.step > batches) {
+    throw SnapshotError(path.string() + ": is damaged: step " + std::to_string(state.step) + " of an epoch of " +
+                        std::to_string(batches));
+  }
+}
 
 std::vector<std::string> config_differences(const nlohmann::json& there, const nlohmann::json& here) {
   const nlohmann::json a = there.flatten(), b = here.flatten();
@@ -226,6 +251,7 @@ std::string snapshot_bytes(const SnapshotParts& parts, const RunState& state, co
   own.set("version", std::string(kVersion));
   own.set("config", to_json(parts.config).dump());
   own.set("gamma", parts.config.network.gamma);
+  if (!parts.classes.empty()) own.set("classes", parts.classes);
   own.set("step", state.step);
   own.set("train_images", state.train_images);
   own.set("epoch_seconds", state.epoch_seconds);
@@ -252,6 +278,7 @@ RunState load_snapshot(const std::filesystem::path& path, const SnapshotParts& p
   const at::NoGradGuard no_grad;
   const Reader reader(path);
   check_config(reader, parts.config, any_config, differences);
+  check_classes(reader, parts.classes, any_config, differences);
   const RunState state = reader.run_state();
   reader.copy_all(reader.root(), "state_dict", nn::state_dict(parts.network), "module.");
   if (AveragedWeights* averages = parts.step.averages()) {

@@ -51,6 +51,10 @@ class Task {
   virtual std::vector<std::string> columns() const = 0;
 };
 
+/// task.train_samples() of one epoch: input.repeat_train times. Throws ConfigError where they are fewer than a batch.
+std::shared_ptr<const data::Samples> epoch_samples(const Task& task, const Config& config,
+                                                   const std::filesystem::path& root);
+
 /// Of config.task. The configuration must outlive it and its evaluators.
 std::unique_ptr<Task> make_task(const Config& config);
 

@@ -74,7 +74,7 @@ class Run {
   int64_t train_images() const { return train_loader_.samples().size() / config_.input.repeat_train; }
   int64_t total_steps() const { return state_.epoch * train_loader_.batches() + state_.step; }
   fs::path checkpoint_path() const { return options_.log_dir / kCheckpointName; }
-  SnapshotParts parts() { return {config_, *network_, step_, *meter_, device_}; }
+  SnapshotParts parts() { return {config_, *network_, step_, *meter_, device_, evaluator_->classes()}; }
 
   const Config& config_;
   const TrainOptions& options_;
@@ -105,7 +105,7 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
       world_(world),
       device_(prepare_device(config, world_.device_name(options.device))),
       task_(make_task(config)),
-      train_loader_(data::repeated_samples(task_->train_samples(options.data), config.input.repeat_train),
+      train_loader_(epoch_samples(*task_, config, options.data),
                     train_loader_options(config, world_, device_, options.workers, options.skip_corrupt)),
       train_data_(train_loader_, device_),
       evaluator_(task_->evaluator(evaluation_options(config, options, world_), world_, device_)),
@@ -123,7 +123,7 @@ Run::Run(const Config& config, const TrainOptions& options, const World& world)
                  {to_json(config).dump(), resume_from_.has_value(), state_, train_images(), evaluator_->images()});
   share_state(world_, parts(), state_);
   if (options_.evaluate_only) return;
-  if (const std::string note = connect_layers(config, world_, device_); !note.empty()) notes_.push_back(note);
+  notes_.push_back(connect_layers(config, world_, device_));
   check_run_folder(checkpoint_path(), resume_from_);
   state_.train_images = train_images();
   world_.any(false);  // nobody writes before all have looked
@@ -137,10 +137,6 @@ void Run::resume() {
   state_ = load_snapshot(*resume_from_, parts(), options_.any_config, &differences);
   for (const std::string& difference : differences) log_.print("another configuration: " + difference);
   if (options_.evaluate_only) return;
-  if (state_.train_images != train_images()) {
-    throw SnapshotError(resume_from_->string() + ": was trained on " + std::to_string(state_.train_images) +
-                        " images, the folder holds " + std::to_string(train_images()));
-  }
   if (!differences.empty() && state_.step > 0) {
     // Another batch size or seed gives another order: the step says nothing about it.
     log_.print("beginning epoch " + std::to_string(state_.epoch + 1) + " again");
@@ -148,10 +144,7 @@ void Run::resume() {
     state_.epoch_seconds = 0;
     meter_->reset();
   }
-  if (state_.step > train_loader_.batches()) {
-    throw SnapshotError(resume_from_->string() + ": is damaged: step " + std::to_string(state_.step) +
-                        " of an epoch of " + std::to_string(train_loader_.batches()));
-  }
+  check_same_data(*resume_from_, state_, train_images(), train_loader_.batches());
 }
 
 void Run::describe() {
@@ -161,16 +154,23 @@ void Run::describe() {
              config_.precision + ", " + std::to_string(weights) + " weights) on " + device_.str() + ", " +
              std::to_string(train_images()) + " training and " + std::to_string(evaluator_->images()) +
              " validation images");
+  log_.print(train_loader_.samples().note());
+  log_.print(evaluator_->note());
   for (const std::string& note : notes_) log_.print(note);
 }
 
 TrainResult Run::train() {
   describe();
-  if (resume_from_) {
+  const int64_t epochs = config_.optimizer.schedule.epochs;
+  TrainResult result;
+  result.nothing_to_do = state_.epoch >= epochs;
+  if (result.nothing_to_do) {
+    log_.print("nothing to do: " + std::to_string(state_.epoch) + " of " + std::to_string(epochs) +
+               " epochs are done; give more with --epochs");
+  } else if (resume_from_) {
     log_.print("continuing after epoch " + std::to_string(state_.epoch) + ", step " + std::to_string(state_.step));
   }
-  TrainResult result;
-  while (state_.epoch < config_.optimizer.schedule.epochs && result.interrupted_by == 0) {
+  while (state_.epoch < epochs && result.interrupted_by == 0) {
     Metrics train;
     Evaluation val;
     if (run_epoch(train, val)) {
@@ -232,15 +232,17 @@ bool Run::run_epoch(Metrics& train, Evaluation& val) {
 }
 
 // Met between two steps: the state is whole. But of several processes the others are not asked, and part of it is
-// theirs.
+// theirs. Before the first step a snapshot would only stand in the way of a repaired configuration.
 void Run::stop_for(const data::DataError& error) {
-  if (!world_.group) save(kCheckpointName);
+  if (!world_.group && (resume_from_ || total_steps() > 0)) save(kCheckpointName);
   const std::string path = checkpoint_path().string();
-  const bool corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
+  const bool saved = fs::exists(path), corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
   throw data::DataError("training stopped", error.what(),
-                        (world_.group ? "the last snapshot stays" : "state saved in " + path) +
-                            "; repair or replace the file" + (corrupt ? " (or add --skip-corrupt)" : "") +
-                            ", then continue with --resume " + path);
+                        (!saved         ? "no step is saved yet"
+                         : world_.group ? "the last snapshot stays"
+                                        : "state saved in " + path) +
+                            "; repair or replace the file" + (corrupt ? " (or add --skip-corrupt)" : "") + ", then " +
+                            (saved ? "continue with --resume " + path : "start again"));
 }
 
 void Run::train_epoch() {
@@ -379,9 +381,7 @@ ProgressState Run::progress_state(const Metrics& metrics, int64_t steps_done, do
 }  // namespace
 
 TrainResult train(const Config& config, const TrainOptions& options) {
-  if (options.evaluate_only && !options.resume && !options.resume_auto) {
-    throw SnapshotError("--evaluate needs --resume SNAPSHOT: there is nothing to evaluate yet");
-  }
+  if (options.evaluate_only) check_evaluable(options.log_dir / kCheckpointName, options.resume, options.resume_auto);
   if (options.body && options.resume) {
     throw std::invalid_argument("--body " + options.body->string() + " together with --resume " +
                                 options.resume->string() + ": the snapshot holds all weights; leave out one of them");

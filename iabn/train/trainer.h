@@ -41,8 +41,9 @@ struct TrainResult {
   int interrupted_by = 0;  // signal number, 0 where the run is complete
   double score = 0;        // Metrics::score() of the last evaluation: top-1, or the mean IoU of segmentation
   double best_score = 0;
-  std::string score_label;    // what the two are called: "top1", "mIoU"
-  bool first_process = true;  // of the job: who speaks
+  std::string score_label;     // what the two are called: "top1", "mIoU"
+  bool nothing_to_do = false;  // the run was complete already
+  bool first_process = true;   // of the job: who speaks
 };
 
 /// The loss or a weight is not finite any more.
@@ -59,7 +60,7 @@ class DivergedError : public std::runtime_error {
 /// is set). Writes the state after every epoch (of segmentation and of several processes before its evaluation, too),
 /// every snapshot_minutes, and on SIGINT or SIGTERM (after the step at hand; several processes agree on both at every
 /// 16th step), the best state after every evaluation that is the best so far, and a row of log.csv per epoch. Data that
-/// cannot be read costs no finished step: the state is written before data::DataError leaves (in a job of several
+/// cannot be read cost no finished step: the state is written before data::DataError leaves (in a job of several
 /// processes that of the last snapshot stays). Snapshots never hold weights that are not finite. Progress goes to
 /// stdout. Throws ConfigError, SnapshotError, FileError, io::EventFileError, data::DataError, DivergedError,
 /// WeightsError and io::CheckpointError (body), std::invalid_argument (device, body together with resume),

@@ -1,17 +1,24 @@
 #include "iabn/train/validator.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
+#include "iabn/io/checkpoint.h"
 #include "iabn/models/network.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/build.h"
+#include "iabn/train/class_names.h"
 #include "iabn/train/device.h"
 #include "iabn/train/distributed.h"
 #include "iabn/train/interrupt.h"
+#include "iabn/train/snapshot.h"
 #include "iabn/train/task.h"
 
 namespace iabn::train {
@@ -45,6 +52,41 @@ EvaluationOptions evaluation_options(const ValidateOptions& options, const Confi
   return result;
 }
 
+// Keys of a configuration, or beginnings of them, that change no figure of an evaluation.
+constexpr std::array<std::string_view, 18> kOfTraining = {"optimizer.",           "seed",
+                                                          "cuda_graph",           "deterministic",
+                                                          "channels_last",        "network.weight_",
+                                                          "network.gamma",        "network.bn_mode",
+                                                          "input.augmentation",   "input.padding",
+                                                          "input.repeat_train",   "input.scale_train",
+                                                          "input.crop_train",     "input.color_jitter_train",
+                                                          "input.lighting_train", "segmentation.scale_train",
+                                                          "segmentation.hard",    "segmentation.colors"};
+
+// A line on what of the snapshot's own configuration is another one here, and gives other figures; "" for nothing.
+std::string config_note(const std::string& of_snapshot, const Config& config) {
+  std::vector<std::string> differences;
+  try {
+    differences = config_differences(to_json(parse_config(nlohmann::json::parse(of_snapshot))), to_json(config));
+  } catch (const std::exception& error) {
+    return std::string("the snapshot's configuration cannot be read: ") + error.what();
+  }
+  std::erase_if(differences, [](const std::string& text) {
+    return std::any_of(kOfTraining.begin(), kOfTraining.end(), [&](auto key) { return text.starts_with(key); });
+  });
+  return differences.empty() ? "" : "another configuration than the snapshot's: " + joined_differences(differences);
+}
+
+// The same of the classes; throws where that would be an error.
+std::string classes_note(const ValidateOptions& options, const std::string& of_snapshot, const std::string& of_data) {
+  const std::string text = joined_differences(class_differences(of_snapshot, of_data));
+  if (text.empty()) return "";
+  if (options.any_classes) return "other classes than the snapshot's: " + text;
+  throw WeightsError(options.checkpoint.string() + ": was trained with other classes: " + text +
+                     "; labels are the class folders in order of name, so give these their names back, or add "
+                     "--any-classes if the labels mean the same");
+}
+
 void print_classes(const std::vector<ClassResult>& classes) {
   size_t width = 5;
   for (const ClassResult& result : classes) width = std::max(width, result.name.size());
@@ -57,19 +99,29 @@ void print_classes(const std::vector<ClassResult>& classes) {
   }
 }
 
-Evaluation validate_share(const World& world, const Config& config, const ValidateOptions& options) {
+// given: the configuration before the options were applied to it.
+Evaluation validate_share(const World& world, const Config& given, const Config& config,
+                          const ValidateOptions& options) {
   const c10::Device device = prepare_device(config, world.device_name(options.device));
 
   const auto network = build_network(config, device);
   WeightsOptions weights = options.weights;
   weights.bn_mode = config.network.bn_mode;
-  for (const std::string& note : load_weights(options.checkpoint, *network, weights)) {
-    if (world.first()) std::printf("%s\n", note.c_str());
-  }
+  io::Checkpoint checkpoint = io::load_checkpoint(options.checkpoint);
+  const io::SnapshotInfo info = io::snapshot_info(checkpoint);
+  std::vector<std::string> notes = load_weights(options.checkpoint, std::move(checkpoint), *network, weights);
 
   const auto task = make_task(config);
   const auto evaluator = task->evaluator(evaluation_options(options, config, world), world, device);
+  if (info.config) notes.push_back(config_note(*info.config, given));
+  if (info.classes && config.task == "classification") {
+    notes.push_back(classes_note(options, *info.classes, evaluator->classes()));
+  }
+  notes.push_back(evaluator->note());
   if (world.first()) {
+    for (const std::string& note : notes) {
+      if (!note.empty()) std::printf("%s\n", note.c_str());
+    }
     std::printf("%s (%s, %s) on %s, %lld images, %s\n", config.network.arch.c_str(), config.network.bn_mode.c_str(),
                 config.network.activation.c_str(), device.str().c_str(), static_cast<long long>(evaluator->images()),
                 evaluator->description().c_str());
@@ -98,12 +150,13 @@ Evaluation validate_share(const World& world, const Config& config, const Valida
 
 }  // namespace
 
-Evaluation validate(Config config, const ValidateOptions& options) {
+Evaluation validate(const Config& given, const ValidateOptions& options) {
+  Config config = given;
   apply(options, config);
   const World world = join_world(choose_device(options.device).type());
   Evaluation evaluation = world.run([&] {
     if (options.json && world.first()) check_replaceable(*options.json);  // the others may not see its folder
-    return validate_share(world, config, options);
+    return validate_share(world, given, config, options);
   });
   world.leave();
   return evaluation;

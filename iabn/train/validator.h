@@ -23,6 +23,7 @@ struct ValidateOptions {
   std::vector<double> scales = {1};    // segmentation: mean of the scores over them
   bool flip = false;                   // segmentation: and over the mirror images
   std::optional<std::filesystem::path> json;  // the result as a file, see to_json_text()
+  bool any_classes = false;                   // the labels mean the same although the classes have other names
   WeightsOptions weights;                     // bn_mode is taken from the configuration
   std::string device = "auto";
   int64_t workers = 2;
@@ -34,9 +35,10 @@ struct ValidateOptions {
 /// ten_crops a tenth of it.
 ///
 /// Builds the configuration's network (its activation and norm mode may differ from those that the weights were trained
-/// with: the result says how they count), loads the weights and evaluates every image of the split once. Prints
-/// notes and the result to stdout, of segmentation a table of the classes, too. Throws ConfigError, WeightsError,
-/// io::CheckpointError, data::DataError, FileError (json), std::invalid_argument.
-Evaluation validate(Config config, const ValidateOptions& options);
+/// with: a note says in what the configuration differs from that of a snapshot), loads the weights and evaluates every
+/// image of the split once. Prints notes and the result to stdout, of segmentation a table of the classes, too. Throws
+/// ConfigError, WeightsError (also for a snapshot of other classes than the data's), io::CheckpointError,
+/// data::DataError, FileError (json), std::invalid_argument.
+Evaluation validate(const Config& config, const ValidateOptions& options);
 
 }  // namespace iabn::train

@@ -17,6 +17,10 @@ namespace iabn::train {
 namespace {
 
 constexpr size_t kShown = 10;  // keys of each kind in an error
+constexpr const char* kNames =
+    "\n  Names must be those of the networks of iabn models (the original package's, such as mod1.conv1.weight): "
+    "rename "
+    "the weights of other libraries";
 
 std::string shape_text(at::IntArrayRef sizes) {
   std::string text = "[";
@@ -114,7 +118,8 @@ std::vector<std::string> fill(const std::filesystem::path& path, io::Checkpoint 
   if (!mismatches.none()) {
     throw WeightsError(path.string() +
                        " does not fit the network:" + listed("missing in the file", mismatches.missing) +
-                       listed("unknown to the network", mismatches.extra) + listed("other shapes", mismatches.shapes));
+                       listed("unknown to the network", mismatches.extra) + listed("other shapes", mismatches.shapes) +
+                       (mismatches.missing.empty() ? "" : kNames));
   }
   for (const auto& [key, tensor] : weights) {
     if (const auto found = file.find(key); found != file.end()) tensor.detach().copy_(found->second);

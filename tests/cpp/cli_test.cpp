@@ -110,6 +110,7 @@ TEST_F(Program, ModelsListsWhatNetworksCost) {
 TEST_F(Program, HelpAndVersionEverywhere) {
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{},
                                                                                        {"train"},
+                                                                                       {"validate"},
                                                                                        {"bench"},
                                                                                        {"bench", "layer"},
                                                                                        {"bench", "network"},
@@ -143,10 +144,62 @@ TEST_F(Program, AWrongCommandLineIsExitCodeTwo) {
   EXPECT_THAT(stderr_text(), HasSubstr("--device must be auto, cpu, cuda or cuda:N, got \"tpu\""));
 }
 
+TEST_F(Program, OptionsAreNamedWithTheNearestAndWithTheirBounds) {
+  const auto error = [&](const std::vector<std::string>& arguments) {
+    EXPECT_EQ(run(arguments), 2);
+    return stderr_text();
+  };
+  EXPECT_EQ(error(train(path("run"), {"--epoch", "3"})),
+            "iabn: error: unknown option --epoch (did you mean --epochs?); see iabn train --help\n");
+  EXPECT_EQ(error({"predict", "--scale=1"}),
+            "iabn: error: unknown option --scale (did you mean --scales?); see iabn predict --help\n");
+  EXPECT_EQ(error(train(path("run"), {"--zzzzzz"})), "iabn: error: unknown option --zzzzzz; see iabn train --help\n");
+  EXPECT_EQ(error(train(path("run"), {"again"})),
+            "iabn: error: unexpected argument \"again\"; see iabn train --help\n");
+  EXPECT_EQ(error(train(path("run"), {"--epochs", "0"})),
+            "iabn: error: --epochs: must be at least 1, got 0; see iabn train --help\n");
+  EXPECT_THAT(error(train(path("run"), {"--workers", "-1"})), HasSubstr("--workers: must be at least 0, got -1;"));
+  EXPECT_THAT(error({"validate", config_, path("x"), data_, "--batch-size", "0"}),
+              HasSubstr("must be at least 1, got 0"));
+  for (const char* memory : {"0", "inf", "nan", "much"}) {
+    EXPECT_THAT(error({"bench", "fit", config_, "--memory", memory}),
+                HasSubstr(std::string("--memory: must be above 0, got ") + memory));
+  }
+}
+
 TEST_F(Program, AWrongConfigurationIsExitCodeTwoAndNamesFileAndKey) {
   std::ofstream(path("bad.json")) << R"({"network": {"arch": "preact_resnet8", "actvation": "relu"}})";
   EXPECT_EQ(run({"train", path("bad.json"), data_}), 2);
   EXPECT_THAT(stderr_text(), AllOf(HasSubstr("bad.json: network.actvation: unknown key"), HasSubstr("\"activation\"")));
+  for (const auto& [text, key] :
+       {std::pair{R"({"optimizer": {"lr": 1}})", "optimizer.lr: unknown key (did you mean \"learning_rate\"?)"},
+        {R"({"lerning_rate": 1})", "lerning_rate: unknown key (did you mean \"optimizer.learning_rate\"?)"},
+        {R"({"optimizer": {"schedule": {"gamma": 1}}})", "(did you mean \"optimizer.schedule.params.gamma\"?)"},
+        {R"({"input": {"classes": 3}})", "(did you mean \"network.classes\"?)"}}) {
+    std::ofstream(path("bad.json")) << text;
+    EXPECT_EQ(run({"train", path("bad.json"), data_}), 2);
+    EXPECT_THAT(stderr_text(), HasSubstr(key));
+  }
+  EXPECT_EQ(run({"train", path("missing.json"), data_}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("missing.json: cannot be opened: No such file"));
+  EXPECT_EQ(run({"train", folder_.path(), data_}), 2);
+  EXPECT_THAT(stderr_text(), HasSubstr("is a folder; expected a configuration file"));
+}
+
+TEST_F(Program, ABatchOfMoreImagesThanThereAreIsAnErrorOfTheConfiguration) {
+  test::write_idx_dataset(data_, 15, 64);
+  EXPECT_EQ(run(train(path("run"))), 2);
+  EXPECT_THAT(stderr_text(), AllOf(HasSubstr("optimizer.batch_size: must be at most the number of training images"),
+                                   HasSubstr("15 in " + data_ + ", got 16")));
+}
+
+TEST_F(Program, ACompleteRunHasNothingToDoAndSaysSo) {
+  ASSERT_EQ(run(train(path("run"))), 0) << stderr_text();
+  for (const char* epochs : {"2", "1"}) {
+    ASSERT_EQ(run(train(path("run"), {"--resume", "auto", "--epochs", epochs})), 0) << stderr_text();
+    EXPECT_THAT(stdout_text(), AllOf(HasSubstr(std::string("nothing to do: 2 of ") + epochs + " epochs are done; give"),
+                                     Not(HasSubstr("done; weights"))));
+  }
 }
 
 TEST_F(Program, AMissingDataFolderIsExitCodeOneWithoutABacktrace) {
@@ -224,6 +277,9 @@ TEST_F(Program, BenchFitFindsMoreInPlaceAndNothingInTooSmallABudget) {
   EXPECT_GT(found[0], 1);
   EXPECT_GT(found[2], found[0]);
   EXPECT_GE(found[3], found[1]);
+  std::ostringstream pixels;  // of both sides, squared
+  pixels << "its pixels +" << found[1] * found[1] << " +" << found[3] * found[3] << " ";
+  EXPECT_THAT(stdout_text(), testing::ContainsRegex(pixels.str()));
   ASSERT_EQ(fit("0.0001"), 0) << stderr_text();
   EXPECT_THAT(stdout_text(), testing::ContainsRegex("batch of crops of 32 +0 +0 "));
 }

@@ -94,6 +94,37 @@ TEST(ImageFolder, ListsClassesAndFilesInOrderOfName) {
   EXPECT_EQ(image.pixels[0], 110);
 }
 
+TEST(ImageFolder, SaysWhatItHasPassedOver) {
+  const TempFolder folder;
+  write_image_folder(folder.path(), 3);
+  const auto note = [&] { return open_dataset(folder.path(), Split::train, plain_input(3))->note(); };
+  EXPECT_EQ(note(), "");
+  write_file(folder.path() / "train/ant/.hidden.bmp", {'x'});
+  write_file(folder.path() / "train/.cache/a.png", {'x'});
+  EXPECT_EQ(note(), "");
+  write_file(folder.path() / "train/bee/deeper/a.png", {'x'});
+  const std::string reason = ": only .jpg, .jpeg and .png files are read, and no folders deeper down";
+  EXPECT_EQ(note(), (folder.path() / "train").string() + ": passed over bee/deeper" + reason);
+  write_file(folder.path() / "train/ant/b.bmp", {'x'});
+  write_file(folder.path() / "train/ant/a.bmp", {'x'});
+  EXPECT_EQ(note(), (folder.path() / "train").string() + ": passed over ant/a.bmp and 2 more" + reason);
+  write_file(folder.path() / "train/a.png", {'x'});
+  EXPECT_EQ(note(), (folder.path() / "train").string() + ": passed over a.png and 3 more" + reason);
+}
+
+TEST(ImageFolder, PicturesAndMasksAreNoClasses) {
+  const TempFolder folder;
+  write_image_folder(folder.path(), 1);
+  for (const char* split : {"train", "val"}) {
+    fs::rename(folder.path() / split / "ant", folder.path() / split / "images");
+    fs::rename(folder.path() / split / "bee", folder.path() / split / "masks");
+  }
+  expect_open_error(folder.path(), Split::train, {"got images and masks", "set \"task\": \"segmentation\""});
+  write_file(folder.path() / "train/cat/a.png", {'x'});
+  write_file(folder.path() / "val/cat/a.png", {'x'});
+  EXPECT_EQ(open_dataset(folder.path(), Split::train, plain_input(3))->classes().size(), 3u);
+}
+
 TEST(ImageFolder, OneSplitAloneIsEnoughToOpenIt) {
   const TempFolder folder;
   write_image_folder(folder.path(), 1);
@@ -112,7 +143,9 @@ TEST(ImageFolder, ErrorsNameTheFolder) {
   expect_open_error(root, Split::train, {(root / "train").string(), "expected one folder per class, got none"});
   fs::create_directories(root / "train/ant");
   expect_open_error(root, Split::train,
-                    {(root / "train/ant").string(), "expected .jpg, .jpeg or .png files, got none"});
+                    {(root / "train/ant").string(), "expected .jpg, .jpeg or .png files, got none; add"});
+  write_file(root / "train/ant/a.webp", {'x'});
+  expect_open_error(root, Split::train, {"got none among 1 (a.webp); add images"});
 }
 
 TEST(ImageFolder, DifferentClassesInTrainAndValAreAnError) {

@@ -202,12 +202,15 @@ TEST(SnapshotInfo, ComesFromTheTreeOrTheMetadata) {
   Dict ours, root;
   ours.set("gamma", "legacy");
   ours.set("version", "0.1.0");
+  ours.set("classes", R"(["ant"])");
   root.set("iabn", ours);
   checkpoint.root = root;
   EXPECT_EQ(snapshot_info(checkpoint).gamma, Gamma::kLegacy);
   EXPECT_EQ(snapshot_info(checkpoint).version, "0.1.0");
-  checkpoint.metadata = {{"iabn.gamma", "signed"}};
+  EXPECT_EQ(snapshot_info(checkpoint).classes, R"(["ant"])");
+  checkpoint.metadata = {{"iabn.gamma", "signed"}, {"iabn.classes", R"(["bee"])"}};
   EXPECT_EQ(snapshot_info(checkpoint).gamma, Gamma::kSigned);
+  EXPECT_EQ(snapshot_info(checkpoint).classes, R"(["bee"])");
   checkpoint.metadata = {{"iabn.gamma", "other"}};
   EXPECT_THROW(snapshot_info(checkpoint), CheckpointError);
 }

@@ -121,6 +121,8 @@ TEST_F(Training, EvaluateAloneGivesTheRunsLastFigureAndWritesNoSnapshot) {
   EXPECT_FALSE(fs::exists(run_options.log_dir / kCheckpointName));
   run_options.resume.reset();
   EXPECT_THROW(run(config, run_options, 2), SnapshotError);
+  run_options.resume_auto = true;  // not random weights
+  EXPECT_THROW(run(config, run_options, 2), SnapshotError);
 }
 
 TEST_F(Training, AnotherConfigurationGoesOnWhereAskedAndSaysWhatDiffers) {
@@ -242,8 +244,9 @@ TEST_F(Training, ACorruptImageCostsNoFinishedStepAndTheResumedRunIsTheSame) {
   straight.data = folder_.path() / "png";
   write_png_folder(straight.data);
   run(config, straight, 2);
-  // In different steps of an epoch, and in the evaluation.
+  // In different steps of an epoch, the first one, too, and in the evaluation.
   for (const char* name : {"train/a/5.png", "train/b/3.png", "train/c/9.png", "train/c/14.png", "val/b/3.png"}) {
+    const bool begun = name != std::string("train/a/5.png");
     SCOPED_TRACE(name);
     TrainOptions stopped = options((std::string("stopped/") + name).c_str());
     stopped.data = straight.data;
@@ -253,11 +256,12 @@ TEST_F(Training, ACorruptImageCostsNoFinishedStepAndTheResumedRunIsTheSame) {
       run(config, stopped, 2);
       ADD_FAILURE() << "no error";
     } catch (const data::DataError& error) {
-      EXPECT_THAT(error.what(), AllOf(HasSubstr(name), HasSubstr("state saved in " + checkpoint),
-                                      HasSubstr("continue with --resume " + checkpoint)));
+      EXPECT_THAT(error.what(), AllOf(HasSubstr(name), HasSubstr(begun ? "state saved in " + checkpoint : "no step"),
+                                      HasSubstr(begun ? "continue with --resume " + checkpoint : "start again")));
     }
+    EXPECT_EQ(fs::exists(checkpoint), begun);
     write_png(stopped.data / name);
-    stopped.resume = checkpoint;
+    stopped.resume_auto = true;
     run(config, stopped, 2);
     test::expect_same_snapshot(straight.log_dir / "checkpoint.pth.tar", checkpoint);
     EXPECT_EQ(test::log_without_seconds(straight.log_dir), test::log_without_seconds(stopped.log_dir));

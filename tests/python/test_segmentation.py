@@ -279,6 +279,13 @@ def test_a_mask_value_outside_the_classes_is_named(run):
     assert "skipped" in output and "masks/zz.png" in output
 
 
+def test_too_few_classes_leave_no_snapshot_in_the_way_of_the_repaired_configuration(run):
+    few = write_config(run, "few", segmentation={"classes": CLASSES[:1]})
+    text = run("train", few, "data", "--log-dir", "few-logs", *OPTIONS, code=1)
+    assert "no step is saved yet" in text and "--resume" not in text
+    run("train", "config.json", "data", "--log-dir", "few-logs", "--epochs", 1, *OPTIONS)
+
+
 def test_a_bad_picture_stops_the_evaluation_or_is_left_out(run):
     write_shapes(run.folder / "bad", {"train": 6, "val": 3})
     (run.folder / "bad" / "val" / "images" / "01.png").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -120,6 +121,78 @@ def test_weights_that_do_not_fit_are_listed(run, tmp_path):
     assert "missing in the file (1)" in text and 'did you mean "mod1.conv1.wieght"?' in text
     assert "unknown to the network (1)" in text
     assert "classifier.fc.weight is [3, 32] in the file, [2, 32] in the network" in text
+
+
+def test_weights_of_other_libraries_are_told_from_those_that_nearly_fit(run, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}, tmp_path / "resnet.pth")
+    text = run("validate", "config.json", tmp_path / "resnet.pth", "data", "--device", "cpu", code=1)
+    assert "Names must be those of the networks of iabn models" in text
+
+
+def renamed(run, name, **classes):
+    """A copy of the data in which classes have other names."""
+    shutil.copytree(run.folder / "data", run.folder / name)
+    for split in ("train", "val"):
+        for old, new in classes.items():
+            (run.folder / name / split / old).rename(run.folder / name / split / new)
+    return name
+
+
+def test_a_snapshot_names_its_classes_and_other_ones_are_refused(run, snapshot):
+    assert json.loads(snapshot["iabn"]["classes"]) == ["dark", "light"]
+    run("convert", "logs/checkpoint.pth.tar", "named.safetensors")
+    data = renamed(run, "swapped", dark="night")  # its labels are those of light, dark
+    text = 'trained with other classes: label 0 is "dark" there, "light" here; label 1 is "light" there, "night" here'
+    for file in ("logs/checkpoint.pth.tar", "named.safetensors"):
+        arguments = ("validate", "config.json", file, data, "--device", "cpu")
+        assert text in run(*arguments, code=1)
+        output = run(*arguments, "--any-classes")
+        assert "(14 images)" in output and 'label 0 is "dark" there' in output
+    arguments = ("train", "config.json", data, "--resume", "logs/checkpoint.pth.tar", "--device", "cpu", "--epochs", 3)
+    assert text in run(*arguments, "--log-dir", "swapped-logs", code=1)
+    assert 'label 0 is "dark" there' in run(*arguments, "--log-dir", "any-logs", "--any-config")
+
+
+def test_names_of_classes_need_not_be_text_of_utf_8(run):
+    data = renamed(run, "bytes", dark=os.fsdecode(b"d\xe4mmrig"))
+    run("train", "config.json", data, "--log-dir", "bytes-logs", "--device", "cpu", "--epochs", 1)
+    snapshot = torch.load(run.folder / "bytes-logs" / "checkpoint.pth.tar", weights_only=True)
+    assert json.loads(snapshot["iabn"]["classes"]) == ["d\ufffdmmrig", "light"]
+    run("validate", "config.json", "bytes-logs/checkpoint.pth.tar", data, "--device", "cpu")
+
+
+def test_snapshots_without_names_of_classes_are_read(run, snapshot):
+    del snapshot["iabn"]["classes"]
+    torch.save(snapshot, run.folder / "nameless.pth")
+    run("validate", "config.json", "nameless.pth", "data", "--device", "cpu")
+    arguments = ("--log-dir", "nameless-logs", "--resume", "nameless.pth", "--device", "cpu", "--epochs", 3)
+    assert "epoch 3/3" in run("train", "config.json", "data", *arguments)
+
+
+def test_validate_says_where_the_configuration_is_not_the_snapshots(run):
+    other = json.loads(json.dumps(CONFIG))
+    other["network"] |= {"activation": "elu", "bn_mode": "standard"}
+    other["optimizer"]["learning_rate"] = 1
+    other["input"] |= {"mean": [0.485, 0.5, 0.406], "augmentation": "none"}
+    (run.folder / "other.json").write_text(json.dumps(other))
+    arguments = ("logs/checkpoint.pth.tar", "data", "--device", "cpu")
+    note = "another configuration than the snapshot's: "
+    line = next(line for line in run("validate", "other.json", *arguments).splitlines() if line.startswith(note))
+    assert line == note + (
+        'network.activation is "leaky_relu" there, "elu" here; input.mean.1 is 0.456 there, 0.5 here'
+    )
+    assert note not in run("validate", "config.json", *arguments, "--crop", 12)
+
+
+def test_files_that_are_passed_over_are_named(run):
+    data = renamed(run, "mixed")
+    folder = run.folder / data / "val" / "light"
+    (folder / "2.png").rename(folder / "2.bmp")
+    for output in (
+        run("train", "config.json", data, "--log-dir", "mixed-logs", "--device", "cpu", "--epochs", 1),
+        run("validate", "config.json", "logs/checkpoint.pth.tar", data, "--device", "cpu"),
+    ):
+        assert output.count("passed over") == 1 and "mixed/val: passed over light/2.bmp: only .jpg" in output
 
 
 def test_a_trace_of_some_steps_can_be_written(run):
