@@ -7,6 +7,7 @@ from torch import Tensor
 from iabn import _library, _ops, _sync
 
 _is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing  # torch.jit.trace, and torch.onnx.export with dynamo=False
 _in_transform = torch._C._are_functorch_transforms_active
 
 
@@ -16,13 +17,19 @@ def activate(y: Tensor, activation: str, param: float) -> Tensor:
         return F.leaky_relu(y, param)
     if activation == "elu":
         return F.elu(y, param)
-    return F.relu(y) if activation == "relu" else y
+    if activation == "relu":
+        return F.relu(y)
+    check_activation(activation, param)
+    return y
 
 
 def check_activation(activation: str, param: float) -> None:
-    """Raises ValueError for a name that is none."""
+    """Raises ValueError for a name that is none, TypeError for what is no name or no number."""
     if activation not in _ops.ACTIVATIONS:
         names = ", ".join(f'"{name}"' for name in _ops.ACTIVATIONS)
+        if not isinstance(activation, str):
+            kind = type(activation).__name__
+            raise TypeError(f"activation must be given by its name as a string, one of {names}, got a {kind}")
         raise ValueError(f'activation must be one of {names}, got "{activation}"')
     if not isinstance(param, (int, float)):
         raise TypeError(f"activation_param must be a number, got {type(param).__name__}")
@@ -162,7 +169,7 @@ def inplace_abn(
         training, running_mean, running_var, num_batches_tracked, momentum, activation, activation_param, gamma
     )
     compiling = _is_compiling()
-    if not training and (compiling or not _library.supports(x.device)):
+    if not training and (compiling or _is_tracing() or not _library.supports(x.device)):
         return evaluate(x, weight, bias, running_mean, running_var, eps, activation, activation_param, gamma)
 
     kind, mode = _ops.ACTIVATIONS[activation], _ops.GAMMAS[gamma]

@@ -4,10 +4,15 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from iabn import _sync
 from iabn.functional import activate, check_activation, check_gamma, inplace_abn, inplace_abn_sync
+
+
+def in_graph(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
+    """Under symbolic tracing: one call of the module, as of PyTorch's own layers."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})
 
 
 class ABN(nn.Module):
@@ -82,6 +87,8 @@ class ABN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] to a tensor of the same shape and dtype."""
+        if type(x) is not Tensor and isinstance(x, fx.Proxy):
+            return in_graph(self, x)
         self._check_input(x)
         batch_statistics = self.training or self.running_mean is None
         momentum = self.momentum
@@ -104,10 +111,14 @@ class ABN(nn.Module):
         return text
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing_keys, *rest):
-        # Older checkpoints have no counter.
+        # Older checkpoints have no counter. One on meta would stay there where the others are assigned.
         key = prefix + "num_batches_tracked"
         if self.num_batches_tracked is not None and key not in state_dict:
-            state_dict[key] = self.num_batches_tracked.detach().clone()
+            counter, mean = self.num_batches_tracked.detach(), state_dict.get(prefix + "running_mean")
+            if counter.is_meta and mean is not None:
+                state_dict[key] = torch.zeros((), dtype=counter.dtype, device=mean.device)
+            else:
+                state_dict[key] = counter.clone()
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing_keys, *rest)
 
 
@@ -145,6 +156,8 @@ class InPlaceABN(ABN):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...]; returns x, overwritten. Under torch.compile a tensor of its own."""
+        if type(x) is not Tensor and isinstance(x, fx.Proxy):
+            return in_graph(self, x)
         buffers = self._buffers
         parameters = self._parameters
         if x.dim() < 2 or x.shape[1] != self.num_features:
@@ -210,7 +223,7 @@ class InPlaceABNSync(InPlaceABN):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...]; returns x, overwritten."""
-        if not self.training or _sync.world_size(self.group) == 1:
+        if not self.training or _sync.world_size(self.group) == 1 or isinstance(x, fx.Proxy):
             return super().forward(x)
         self._check_input(x)
         needs = [t is not None and t.requires_grad for t in (x, self.weight, self.bias)]
