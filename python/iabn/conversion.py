@@ -148,15 +148,14 @@ def _check_overwrites(model: nn.Module, example: Any, dtype: torch.dtype | None)
     """What the trace may have missed: a tensor that backward needs and a layer overwrites."""
     if any(isinstance(m, InPlaceABNSync) and _sync.world_size(m.group) > 1 for m in model.modules()):
         return  # the pass would have to run in all processes
-    args, kwargs = _report.arguments(example)
     autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
     try:
-        found = find_overwrites(model, *args, autocast=autocast, **kwargs)
+        found = find_overwrites(model, example, autocast=autocast)
     except (RuntimeError, ValueError):
         return  # the example does for evaluation only: one value per channel, for instance
     if found:
         lines = "; ".join(map(str, found))
-        raise RuntimeError(f"convert: training would fail in backward, so the model was restored: {lines}")
+        raise RuntimeError(f"convert: training would fail in backward, or be wrong, so the model was restored: {lines}")
 
 
 def _is_shared(plan: Plan, plans: list[Plan], planner: Planner) -> bool:

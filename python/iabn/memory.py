@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree
 
 from iabn._dataflow import trace
-from iabn._dry_run import DryRun
+from iabn._dry_run import DryRun, uncompiled
 from iabn._planning import Plan, make_plans
 from iabn._report import table
 from iabn.modules import ABN, InPlaceABN
@@ -145,12 +145,13 @@ def _is_cast_parameter(tensor: Tensor) -> bool:
 def memory_report(model: nn.Module, *inputs: Any, autocast: torch.dtype | None = None, **kwargs: Any) -> MemoryReport:
     """Runs one forward pass in training mode and reports what it keeps until backward, by whom.
 
-    inputs, kwargs: of forward; copied. autocast: bfloat16 or float16 runs the pass under torch.autocast. Works on CPU
-    and CUDA. The pass runs on a copy of the modules over the same parameters: running statistics, gradients, modes and
-    random state stay as they are.
+    inputs, kwargs: of forward, or one example as in convert(); copied. autocast: bfloat16 or float16 runs the pass
+    under torch.autocast. Works on CPU and CUDA. The pass runs on a copy of the modules over the same parameters: running
+    statistics, gradients, modes and random state stay as they are.
 
     What convert(model, relu="leaky_relu") would save is worked out from the same data flow as in convert().
     """
+    model = uncompiled(model)
     ledger = _Ledger()
     run = DryRun(model, inputs, kwargs, autocast)
     parameters = ledger.know([*run.twin.parameters(), *run.twin.buffers()], "parameter")
@@ -159,6 +160,7 @@ def memory_report(model: nn.Module, *inputs: Any, autocast: torch.dtype | None =
     result = run(ledger.pack, ledger.leave)
     report = _report_layers(model, run.originals, ledger, autocast)
     del result  # until here it kept the storages alive
+    ledger.references.clear()  # PyTorch cannot free them any more when Python ends
     report.parameters, report.inputs, report.casts = parameters, given, sum(ledger.casts.values())
     return report
 
