@@ -12,11 +12,6 @@ from iabn._dataflow import structural_copy
 from iabn._report import arguments
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile(model)."""
-    return getattr(model, "_orig_mod", model)
-
-
 class DryRun:
     """The pass runs on `twin`, a copy of the modules over the same parameters, with copied inputs: running statistics,
     gradients, modes and random state of the model stay as they are. `originals` maps the twin's modules to the model's.

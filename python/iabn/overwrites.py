@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iabn._dry_run import DryRun, uncompiled
+from iabn._dry_run import DryRun
+from iabn._report import checked
 from iabn.modules import InPlaceABN
 
 
@@ -50,7 +51,7 @@ def find_overwrites(
     one example as in convert(); copied. autocast: bfloat16 or float16 runs the passes under torch.autocast. The model,
     its statistics and gradients stay as they are. Returns an empty list where all is well.
     """
-    model = uncompiled(model)
+    model = checked("find_overwrites", model)
     names = {module: name for name, module in model.named_modules()}
     kept = _kept_for_backward(DryRun(model, inputs, kwargs, autocast))
     later = _read_later(DryRun(model, inputs, kwargs, autocast))
