@@ -245,14 +245,21 @@ class InPlaceABNSync(InPlaceABN):
         )
 
     @torch.compiler.assume_constant_result  # a compiler runs it while it traces the layer
-    def _check_processes(self, *facts) -> bool:
+    def _check_processes(self, dtype: str, grad_enabled: bool, *needs: bool) -> bool:
         """Before the first collective in a group."""
         members = tuple(torch.distributed.get_process_group_ranks(self.group))
         if members not in self._checked_groups:
-            facts = (
-                *(type(self).__name__, self.num_features, *facts, self.eps, self.momentum),
-                *(self.activation, self.activation_param, self.gamma, self.running_mean is not None),
-            )
+            facts = {
+                "class": type(self).__name__,
+                "num_features": self.num_features,
+                "x of dtype": dtype,
+                "gradients enabled": grad_enabled,
+                "requires_grad of x, weight and bias": needs,
+                "track_running_stats": self.running_mean is not None,
+                **{
+                    name: getattr(self, name) for name in ("eps", "momentum", "activation", "activation_param", "gamma")
+                },
+            }
             _sync.check_layer(repr(self), facts, self.group)
             self._checked_groups.add(members)
         return True
