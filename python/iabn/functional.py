@@ -154,13 +154,15 @@ def inplace_abn(
     weight, bias: [C] or None; float32 (float64 for float64 x) or x's dtype.
     running_mean, running_var: [C] or None; updated in training with `momentum` (None: cumulative average, which needs
         num_batches_tracked), the statistics in evaluation.
-    activation: "leaky_relu" (activation_param is the slope), "elu" (alpha), "identity", and in evaluation "relu".
+    activation: "leaky_relu" (activation_param is the slope), "elu" (alpha; nn.ELU's default is 1.0), "identity", and in
+        evaluation "relu".
     gamma: "signed", BatchNorm's, or "legacy", |weight| + eps as in the original package.
 
     Backward keeps z, so activation memory is halved where a convolution follows, which keeps z anyway. Under
-    torch.compile and torch.export x keeps its old value for others, and evaluation is plain PyTorch. A recomputation by
-    activation checkpointing doesn't update the running statistics again (inside what is compiled, or without a
-    compiler); neither does any other call inside a backward pass. In evaluation a gamma of exactly 0 has gradient 0.
+    torch.compile x mostly keeps its old value, which is no guarantee: past the recompile limit the layer runs eager.
+    Evaluation under a compiler or tracer is plain PyTorch. A recomputation by activation checkpointing doesn't update
+    the running statistics again (inside what is compiled, or without a compiler); neither does any other call inside a
+    backward pass. A gamma of exactly 0 has gradient 0, in training and in evaluation: it never trains.
 
     Raises ValueError for a bad activation, RuntimeError for everything that the kernels refuse; the message says what
     to do. Double backward and torch.func transforms are refused.
@@ -239,7 +241,7 @@ def inplace_abn_sync(
     All of them must call it in the same order with the same number of channels and dtype, and all must run backward
     through it; a batch may be empty. A process that doesn't, for instance one in evaluation, leaves the others waiting
     until the group's timeout. Gradients of weight and bias are the process's own, d_x is that of the whole batch. In
-    evaluation and in a single process the same as inplace_abn. Under torch.compile x keeps its old value for others.
+    evaluation and in a single process the same as inplace_abn.
     """
     if not training or _sync.world_size(group) == 1:
         return inplace_abn(

@@ -19,8 +19,8 @@ class ABN(nn.Module):
     """BatchNorm followed by the activation, out of place: the input stays usable. Any number of trailing dimensions.
 
     num_features: C of the input [N, C, ...]. momentum None: cumulative average. activation: "leaky_relu" (with
-    activation_param as slope), "elu" (alpha), "relu", "identity". Parameters and buffers have BatchNorm's names, so a
-    state_dict moves freely between BatchNorm, ABN and InPlaceABN.
+    activation_param as slope), "elu" (alpha, 0.01 unless given; nn.ELU has 1.0), "relu", "identity". Parameters and
+    buffers have BatchNorm's names, so a state_dict moves freely between BatchNorm, ABN and InPlaceABN.
 
     Raises ValueError for a bad argument; in forward, ValueError for a wrong shape.
     """
@@ -126,10 +126,11 @@ class InPlaceABN(ABN):
     """In-Place Activated BatchNorm: forward writes its output over its input, and backward keeps the output alone.
 
     Arguments as ABN, and gamma: "signed", BatchNorm's, or "legacy", |weight| + eps as in the original package. Training
-    needs an activation that can be inverted: not relu, and activation_param above 0.
+    needs an activation that can be inverted: not relu, and activation_param above 0. A gamma of exactly 0 never trains.
 
-    The input is dead afterwards. Where others need it as well (a skip connection), copy_input=True works on a copy:
-    backward still keeps the output alone, so the input is freed as soon as the others are done with it.
+    The input is dead afterwards, in evaluation too: who reads it later gets the output, and nothing raises. Where
+    others need it as well (a skip connection), copy_input=True works on a copy: backward still keeps the output alone,
+    so the input is freed as soon as the others are done with it.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class InPlaceABN(ABN):
         self.copy_input = copy_input
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, ...]; returns x, overwritten. Under torch.compile a tensor of its own."""
+        """[N, C, ...]; returns x, overwritten. Under torch.compile mostly a tensor of its own."""
         if type(x) is not Tensor and isinstance(x, fx.Proxy):
             return in_graph(self, x)
         buffers = self._buffers
