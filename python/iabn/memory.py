@@ -160,7 +160,6 @@ def memory_report(model: nn.Module, *inputs: Any, autocast: torch.dtype | None =
     result = run(ledger.pack, ledger.leave)
     report = _report_layers(model, run.originals, ledger, autocast)
     del result  # until here it kept the storages alive
-    ledger.references.clear()  # PyTorch cannot free them any more when Python ends
     report.parameters, report.inputs, report.casts = parameters, given, sum(ledger.casts.values())
     return report
 
