@@ -24,7 +24,7 @@ struct ABNOptions {
   TORCH_ARG(bool, track_running_stats) = true;
   /// "leaky_relu", "elu", "identity"; "relu" in ABN, and in InPlaceABN for evaluation only.
   TORCH_ARG(std::string, activation) = "leaky_relu";
-  /// Slope of leaky_relu, alpha of elu.
+  /// Slope of leaky_relu, alpha of elu (torch::nn::ELU has 1 by default).
   TORCH_ARG(double, activation_param) = 0.01;
   /// See GammaMode; kLegacy is for InPlaceABN only.
   TORCH_ARG(GammaMode, gamma) = GammaMode::kSigned;

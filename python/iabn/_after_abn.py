@@ -1,21 +1,21 @@
 """What convert() leaves where an activation stood that the layer before it now applies."""
 
-from torch import nn
+from torch import fx, nn
+
+from iabn.modules import in_graph
 
 
 class AfterABN(nn.Module):
     """Stands where an activation stood that the layer before it applies now: returns its input.
 
     shared: the activation is called for other tensors too, and then still activates those that do not come straight
-    from one of the layers that took it over (they announce theirs by HandOver).
+    from one of the layers that took it over (those bear the mark of HandOver).
     """
 
     def __init__(self, original: nn.Module, shared: bool):
         super().__init__()
         self._original = (original,)  # in a tuple: not a submodule
         self.shared = shared
-        self.layers = 0
-        self.pending = {}  # by layer: its output, to arrive here activated
 
     @property
     def original(self) -> nn.Module:
@@ -26,10 +26,11 @@ class AfterABN(nn.Module):
         """Any tensor; the same one, or its activation."""
         if not self.shared:
             return x
-        for layer, tensor in self.pending.items():
-            if tensor is x:
-                del self.pending[layer]
-                return x
+        if isinstance(x, fx.Proxy):
+            return in_graph(self, x)
+        if getattr(x, "_iabn_activated_for", None) is self:
+            x._iabn_activated_for = None
+            return x
         return self.original(x)
 
     def extra_repr(self) -> str:
@@ -38,12 +39,14 @@ class AfterABN(nn.Module):
 
 
 class HandOver:
-    """Forward hook of a layer in front of a shared AfterABN: tells it which tensor is activated already."""
+    """Forward hook of a layer in front of a shared AfterABN: marks the layer's output as activated already.
+
+    The mark is on the tensor, not in the module: threads and interrupted passes have nothing in common, and a copy of
+    the model has no tensors of its passes.
+    """
 
     def __init__(self, after: AfterABN):
         self.after = after
-        self.layer = after.layers
-        after.layers += 1
 
     def __call__(self, layer, _inputs, output):
         if getattr(layer, "_is_replica", False):
@@ -51,4 +54,4 @@ class HandOver:
                 "InPlaceABN: this model calls one activation module at several places, which nn.DataParallel's copies "
                 "cannot tell apart: use DistributedDataParallel, or to_batchnorm(model)"
             )
-        self.after.pending[self.layer] = output
+        output._iabn_activated_for = self.after

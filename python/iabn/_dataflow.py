@@ -66,10 +66,14 @@ for _operation in rules.IN_PLACE_OPERATORS:
     setattr(_Proxy, f"__{_operation.__name__}__", _record_in_place(_operation))
 
 
+_STATE = frozenset(vars(nn.Module()))
+
+
 class _Tracer(fx.Tracer):
-    def __init__(self):
+    def __init__(self, prefix: str):
         super().__init__()
-        self.hooked: dict[fx.Node, str] = {}
+        self.prefix = prefix
+        self.hooked: dict[fx.Node, str] = {}  # seen from outside of the graph; how
 
     def proxy(self, node):
         return _Proxy(node, self)
@@ -88,13 +92,24 @@ class _Tracer(fx.Tracer):
                 seen += [*args, *kwargs.values()]
             if isinstance(m, ABN) and all(isinstance(hook, HandOver) for hook in m._forward_hooks.values()):
                 seen = []
-            fx.node.map_aggregate(seen, lambda item: self._note(item, name))
+            self._note(seen, f'a forward hook on "{self.prefix}{name}" sees its input')
         return result
 
-    def _note(self, item, name):
-        if isinstance(item, fx.Proxy):
-            self.hooked[item.node] = name
-        return item
+    def _note(self, tensors, how):
+        def note(item):
+            if isinstance(item, fx.Proxy) and item.tracer is self:
+                self.hooked[item.node] = how
+            return item
+
+        fx.node.map_aggregate(tensors, note)
+
+    def note_stored(self, part: nn.Module):
+        """After a trace: tensors that forward has left in attributes of modules, also in lists and dicts."""
+        for name, module in part.named_modules():
+            for key, value in vars(module).items():
+                if key not in _STATE:
+                    place = ".".join(filter(None, [self.prefix[:-1], name, key]))
+                    self._note(value, f'forward stores its input as "{place}", where others may read it')
 
 
 def _defaults(module: nn.Module) -> dict:
@@ -104,8 +119,9 @@ def _defaults(module: nn.Module) -> dict:
 
 
 def _trace(part: nn.Module, prefix: str) -> rules.Graph:
-    tracer = _Tracer()
+    tracer = _Tracer(prefix)
     graph = tracer.trace(part, _defaults(part) or None)
+    tracer.note_stored(part)
     return rules.Graph(part, graph, prefix, tracer.hooked)
 
 

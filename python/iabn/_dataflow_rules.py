@@ -63,6 +63,7 @@ _VIEWS = frozenset(
         "alpha_dropout",
         "movedim",
         "swapaxes",
+        "stochastic_depth",  # torchvision's; its input itself where nothing is dropped
     ]
 )
 _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, AfterABN)
@@ -154,7 +155,7 @@ class Graph:
         return found
 
     def _hook(self, node: fx.Node) -> str:
-        """Name of a module whose hook sees the tensor."""
+        """How something outside of the graph sees the tensor."""
         return self.hooked.get(node, "") or next(
             (found for user in node.users if self._passes(user) and (found := self._hook(user))), ""
         )
@@ -191,7 +192,7 @@ class Graph:
             return f"its input is the input of {name}, which others may read"
         hook = self._hook(made)
         if hook:
-            return f'a forward hook on "{self.prefix}{hook}" sees its input'
+            return hook
         others = [reader for reader in self.readers(made) if reader is not node]
         if others:
             return f"its input is read by {self.describe(others[0])} as well (skip connection)"

@@ -9,14 +9,20 @@ import torch
 from torch import nn
 
 from iabn._dataflow import structural_copy
+from iabn._report import arguments
 
 
 class DryRun:
     """The pass runs on `twin`, a copy of the modules over the same parameters, with copied inputs: running statistics,
     gradients, modes and random state of the model stay as they are. `originals` maps the twin's modules to the model's.
+    inputs, kwargs: of forward; a tuple or a dict alone is an example as in convert().
     """
 
     def __init__(self, model: nn.Module, inputs: tuple, kwargs: dict, autocast: torch.dtype | None):
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
+        if len(inputs) == 1 and not kwargs:
+            inputs, kwargs = arguments(inputs[0])
         self.twin = structural_copy(model, share_buffers=False).train()
         self.originals = dict(zip(self.twin.modules(), model.modules(), strict=True))
         self.inputs, self.kwargs = copy.deepcopy((inputs, kwargs))

@@ -7,6 +7,7 @@ Two routes to the same kernels, because no single one is right everywhere:
 """
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.library import Library
 
@@ -130,6 +131,20 @@ _FAKES = {
 }
 
 
+def _without_real_tensors(name, fake):
+    """A single tensor on "meta" brings a call here, where nothing would be computed: x would be its own result."""
+
+    def checked(x, *others):
+        if not x.is_meta and not isinstance(x, FakeTensor):
+            raise RuntimeError(
+                f"{name}: x is on {x.device}, but a parameter or buffer of the layer is on meta, without values: load "
+                "them with load_state_dict(..., assign=True), or call layer.to_empty(device=...) and reset_parameters()"
+            )
+        return fake(x, *others)
+
+    return checked
+
+
 def register() -> Library | None:
     """Once, after the libraries are loaded; the registrations end with the result."""
     missing = [name for name in _FAKES if not hasattr(torch.ops.iabn, name)]
@@ -137,7 +152,7 @@ def register() -> Library | None:
         return _library.reject(missing[0])
     library = Library("iabn", "FRAGMENT")
     for name, fake in _FAKES.items():
-        torch.library.register_fake(f"iabn::{name}", fake, lib=library)
+        torch.library.register_fake(f"iabn::{name}", _without_real_tensors(name, fake), lib=library)
         getattr(torch.ops.iabn, name).default.tags.extend(TAGS)
     library.impl("abn", lambda *arguments: _Functional.apply(*arguments), "Autograd")
     return library

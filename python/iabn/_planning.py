@@ -1,5 +1,6 @@
 """Which normalisation layers can become InPlaceABN, and why the others cannot."""
 
+import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from iabn._after_abn import AfterABN
-from iabn._dataflow import Flow
+from iabn._dataflow import Flow, is_norm
 
 _STANDARD = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # In place these keep their output alone, so a layer without activation in front of them would save nothing.
@@ -42,7 +43,7 @@ def unsafe_channels(weight: torch.Tensor | None, bias: torch.Tensor | None, dtyp
     """
     bits = {torch.bfloat16: 0, torch.float16: 3, torch.float32: 16, torch.float64: 45}
     if dtype not in bits:
-        raise ValueError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+        raise ValueError(f"dtype must be torch.float32, float64, float16 or bfloat16, got {dtype!r}")
     if weight is None:
         return 0
     gamma, beta = weight.detach().double(), bias.detach().double()
@@ -158,12 +159,26 @@ class Planner:
                 f"{unsafe} of {norm.num_features} channels have a gamma too small to recover the input from an output "
                 f"stored as {kind}"
             )
+        notes = [plan.note, self._narrower(norm, dtype)]
         reader = next((call.copied_for for call in calls if call.copied_for), "")
         if reader:
             plan.copy = True
-            note = f"works on a copy: {reader} reads its input as well"
-            plan.note = f"{plan.note}; {note}" if plan.note else note
+            notes.append(f"works on a copy: {reader} reads its input as well")
+        plan.note = "; ".join(filter(None, notes))
         return plan
+
+    def _narrower(self, norm: nn.Module, dtype: torch.dtype) -> str:
+        """A remark where the input can be recovered, but not under autocast."""
+        if self.dtype is not None or dtype not in (torch.float32, torch.float64):
+            return ""
+        unsafe = [unsafe_channels(norm.weight, norm.bias, narrow) for narrow in (torch.bfloat16, torch.float16)]
+        if not unsafe[0]:
+            return ""
+        kinds = "bfloat16 and float16" if unsafe[1] else "bfloat16"
+        return (
+            f"unsafe under {kinds} autocast ({unsafe[0]} of {norm.num_features} channels have too small a gamma): "
+            "convert with dtype=torch.bfloat16 if you train so"
+        )
 
     def _with_activation(self, norm: nn.Module, calls: list) -> Plan | str:
         own = getattr(norm, "act", None) if type(norm) not in _STANDARD else None
@@ -217,10 +232,25 @@ class Planner:
 
 
 def make_plans(
-    model: nn.Module, flow: Flow, relu: str, slope: float, dtype: torch.dtype | None, skip: Collection[str] = ()
+    model: nn.Module, flow: Flow, relu: str, slope: float, dtype: torch.dtype | None, skip: str | Collection[str] = ()
 ) -> tuple[dict[str, Plan | str], Planner]:
     """A plan, or the reason against it, for every BatchNorm of the model by name."""
     planner = Planner(model, flow, relu, slope, dtype)
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    plans = {name: "named in skip" if name in skip else planner.plan(norm) for name, norm in norms}
+    skipped = _skipped(model, [skip] if isinstance(skip, str) else skip)
+    plans = {name: "named in skip" if norm in skipped else planner.plan(norm) for name, norm in norms}
     return plans, planner
+
+
+def _skipped(model: nn.Module, names: Collection[str]) -> set[nn.Module]:
+    """The normalisation layers of that name, or below it."""
+    modules, skipped = dict(model.named_modules(remove_duplicate=False)), set()
+    for name in names:
+        below = {module for module in modules[name].modules() if is_norm(module)} if name in modules else set()
+        if not below:
+            known = [place for place, module in modules.items() if is_norm(module)]
+            close = difflib.get_close_matches(str(name), known, 1, 0) or ["none"]
+            what = "holds no normalisation layer" if name in modules else "is no module of the model"
+            raise ValueError(f'skip: "{name}" {what}; the closest name of a normalisation layer is "{close[0]}"')
+        skipped |= below
+    return skipped

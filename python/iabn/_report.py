@@ -28,6 +28,7 @@ class ConversionReport:
     largest_difference: of the outputs for the example, in evaluation mode, absolute; None without an example.
     largest_output: the largest absolute value among those outputs before.
     exact: False where the model computes another function now (relu="leaky_relu").
+    nothing: why there are no rows.
     """
 
     title: str
@@ -35,6 +36,7 @@ class ConversionReport:
     largest_difference: float | None = None
     largest_output: float | None = None
     exact: bool = True
+    nothing: str = ""
 
     @property
     def converted(self) -> list[Row]:
@@ -54,7 +56,8 @@ class ConversionReport:
         return self.largest_difference / self.largest_output if self.largest_output else self.largest_difference
 
     def __str__(self) -> str:
-        lines = [f"{self.title}: {len(self.converted)} of {len(self.rows)} layers changed"]
+        changed = f"{len(self.converted)} of {len(self.rows)} layers changed"
+        lines = [f"{self.title}: {self.nothing if self.nothing and not self.rows else changed}"]
         cells = [(row.name, row.before, row.after or "left alone", row.reason) for row in self.rows]
         lines += table(("layer", "before", "after", "remark"), cells) if cells else []
         if self.largest_difference is not None:
@@ -105,6 +108,13 @@ class Undo:
         """Everything, last first."""
         while self._steps:
             self._steps.pop()()
+
+
+def checked(what: str, model: Any) -> nn.Module:
+    """The model, or the one inside torch.compile(model). Raises TypeError for what is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{what}: model must be a torch.nn.Module, got {type(model).__name__}")
+    return getattr(model, "_orig_mod", model)
 
 
 def arguments(example: Any) -> tuple[tuple, dict]:

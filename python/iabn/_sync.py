@@ -38,16 +38,22 @@ def _explained(what: str, group):
         ) from error
 
 
-def check_layer(name: str, facts: tuple, group) -> None:
-    """Raises RuntimeError where the processes have come to different layers. Once per layer and group: it waits."""
+def check_layer(name: str, facts: dict, group) -> None:
+    """Raises RuntimeError where the processes have come to different layers, and names what differs. Once per layer and
+    group: it waits.
+    """
     answers = [None] * dist.get_world_size(group)
     with _explained(name, group):
         dist.all_gather_object(answers, facts, group=group)
     mine = dist.get_rank(group)
     for rank, answer in enumerate(answers):
         if answer != facts:
+            here, there = (
+                ", ".join(f"{key} {values.get(key)}" for key in facts if facts[key] != answer.get(key))
+                for values in (facts, answer)
+            )
             raise RuntimeError(
-                f"{name}: rank {mine} of the group has {facts}, rank {rank} has {answer}: every process must call the "
+                f"{name}: rank {mine} of the group has {here}, rank {rank} has {there}: every process must call the "
                 "same layers in the same order"
             )
 
@@ -106,7 +112,9 @@ def use_peer_memory(group=None, *, spare_multiprocessors: int = 8, timeout: floa
 
     own, card, device, reason = 0, torch.zeros(_CARD_BYTES, dtype=torch.uint8), 0, ""
     limit = os.environ.get("NCCL_MAX_CTAS", "")
-    if not (limit.isdigit() and 1 <= int(limit) <= spare_multiprocessors):
+    if not torch.cuda.is_available():
+        reason = f"rank {rank}: no CUDA GPU, and it is through their memory that the layers would exchange sums"
+    elif not (limit.isdigit() and 1 <= int(limit) <= spare_multiprocessors):
         reason = f"rank {rank}: NCCL_MAX_CTAS must be from 1 to {spare_multiprocessors}, is {limit or 'not set'}"
     else:
         try:

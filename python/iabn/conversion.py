@@ -92,7 +92,7 @@ def convert(
     slope: float = 0.01,
     dtype: torch.dtype | None = None,
     sync: bool | None = None,
-    skip: Collection[str] = (),
+    skip: str | Collection[str] = (),
     tolerance: float | None = None,
 ) -> ConversionReport:
     """Replaces BatchNorm and the activation behind it by InPlaceABN wherever that is exact and saves memory; in place.
@@ -107,14 +107,16 @@ def convert(
     relu: "keep" leaves layers with nn.ReLU behind them alone. "leaky_relu" turns those ReLU modules into leaky ReLU of
         `slope`, which changes the function of the model.
     dtype: of the activations in training, bfloat16 or float16 under autocast; default: the parameters' dtype. Layers
-        with a channel whose gamma is too small to recover the input in that type stay BatchNorm.
+        with a channel whose gamma is too small to recover the input in that type stay BatchNorm. Where it is not given,
+        the report remarks which layers autocast would make wrong.
     sync: True or False: synchronise statistics over processes or not. None: as SyncBatchNorm did.
-    skip: names of layers to leave alone.
+    skip: names of layers, or of parts of the model, to leave alone.
     tolerance: largest allowed output difference relative to the largest output; default from dtype and depth.
 
     Raises ValueError for a bad argument, RuntimeError where the outputs differ by more than rounding or a layer
     overwrites what backward needs; the model is as before then.
     """
+    model = _report.checked("convert", model)
     if relu not in ("keep", "leaky_relu"):
         raise ValueError(f'relu must be "keep" or "leaky_relu", got "{relu}"')
     if not slope > 0:
@@ -127,7 +129,7 @@ def convert(
     shared = {id(plan): _is_shared(plan, plans, planner) for plan in plans}
     befores = {name: _describe_before(model.get_submodule(name), plan) for name, plan in found.items()}
 
-    report = ConversionReport("convert", exact=not any(plan.relu for plan in plans))
+    report = ConversionReport("convert", exact=not any(plan.relu for plan in plans), nothing=_why_nothing(model))
     with Undo() as undo:
         _replace_relus(model, plans, slope, undo)
         reference = before if before is None or report.exact else _report.outputs(model, example)
@@ -144,19 +146,30 @@ def convert(
     return report
 
 
+def _why_nothing(model: nn.Module) -> str:
+    """For a model in which there is no BatchNorm."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return "no BatchNorm found; torch.jit's modules cannot be changed: convert the model before it is scripted"
+    if any(isinstance(module, ABN) for module in model.modules()):
+        return "no BatchNorm found, only layers of iabn"
+    for name, module in model.named_modules():
+        if "batchnorm" in type(module).__name__.lower():
+            return f'no BatchNorm found: "{name}" ({type(module).__name__}) is none of PyTorch\'s, and has to stay'
+    return "no BatchNorm found"
+
+
 def _check_overwrites(model: nn.Module, example: Any, dtype: torch.dtype | None) -> None:
     """What the trace may have missed: a tensor that backward needs and a layer overwrites."""
     if any(isinstance(m, InPlaceABNSync) and _sync.world_size(m.group) > 1 for m in model.modules()):
         return  # the pass would have to run in all processes
-    args, kwargs = _report.arguments(example)
     autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
     try:
-        found = find_overwrites(model, *args, autocast=autocast, **kwargs)
+        found = find_overwrites(model, example, autocast=autocast)
     except (RuntimeError, ValueError):
         return  # the example does for evaluation only: one value per channel, for instance
     if found:
         lines = "; ".join(map(str, found))
-        raise RuntimeError(f"convert: training would fail in backward, so the model was restored: {lines}")
+        raise RuntimeError(f"convert: training would fail in backward, or be wrong, so the model was restored: {lines}")
 
 
 def _is_shared(plan: Plan, plans: list[Plan], planner: Planner) -> bool:
@@ -217,8 +230,9 @@ def to_batchnorm(model: nn.Module, example: Any = None, *, tolerance: float | No
 
     Raises RuntimeError where the outputs differ by more than rounding; the model is as before then.
     """
+    model = _report.checked("to_batchnorm", model)
     layers = [module for module in model.modules() if isinstance(module, ABN)]
-    report = ConversionReport("to_batchnorm")
+    report = ConversionReport("to_batchnorm", nothing="no ABN or InPlaceABN found")
     before, seen = None, {}
     if example is not None:
         before = _report.outputs(model, example)

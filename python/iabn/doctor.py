@@ -18,6 +18,7 @@ from iabn.functional import inplace_abn
 
 COMPAT = "iabn-inplace-abn-compat"
 ORIGINAL = "inplace-abn"
+INSTALL_COMPAT = "pip install --no-deps ./python/compat in iabn's repository"
 # float64 with about a thousand values per channel: 1e3 roundings of 1e-16, relative to values of size 1 to 10.
 TOLERANCE = 1e-10
 
@@ -60,7 +61,10 @@ def report_package(report: Report) -> None:
     report.fact("iabn", f"{iabn.__version__}, {folder}")
     distribution = _distribution("iabn")
     if distribution is None:
-        report.advise("iabn is not installed, only found as a folder: pip install iabn, and run from another folder")
+        report.advise(
+            "iabn is not installed, only found as a folder: make wheel in its repository, pip install dist/iabn-*.whl, "
+            "and run from another folder"
+        )
         return
     installed = Path(str(distribution.locate_file("iabn/__init__.py")))
     # An editable installation has no such file.
@@ -182,7 +186,7 @@ def report_drop_in(report: Report) -> None:
     installed = {name: _distribution(name) for name in (COMPAT, ORIGINAL)}
     spec = importlib.util.find_spec("inplace_abn")
     if spec is None:
-        report.fact("inplace_abn", 'none (pip install "iabn[compat]" for programs that import it)')
+        report.fact("inplace_abn", f"none ({INSTALL_COMPAT}, for programs that import it)")
         return
     if spec.origin is None:
         report.fact("inplace_abn", f"a folder that is no Python package: {next(iter(spec.submodule_search_locations))}")
@@ -194,7 +198,7 @@ def report_drop_in(report: Report) -> None:
         report.breaks(
             "  distributions",
             f"{COMPAT} and {ORIGINAL} are both installed and overwrite each other's files",
-            f'pip uninstall {COMPAT} {ORIGINAL}, then install the one you want ("iabn[compat]" or {ORIGINAL})',
+            f"pip uninstall {COMPAT} {ORIGINAL}, then {INSTALL_COMPAT}, or pip install {ORIGINAL}",
         )
     elif installed[COMPAT] is not None and not ours:
         report.breaks(
@@ -206,7 +210,7 @@ def report_drop_in(report: Report) -> None:
         report.breaks(
             "  version",
             f"{COMPAT} is {installed[COMPAT].version}, iabn is {iabn.__version__}",
-            f"pip install {COMPAT}=={iabn.__version__}",
+            f"install the one of iabn {iabn.__version__}: {INSTALL_COMPAT}",
         )
 
 

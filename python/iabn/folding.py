@@ -32,10 +32,11 @@ def fold(model: nn.Module, example: Any = None, *, tolerance: float | None = Non
     Raises ValueError where a layer is in training mode (call model.eval() first), RuntimeError where the outputs differ
     by more than rounding; the model is as before then.
     """
+    model = _report.checked("fold", model)
     training = next((name for name, module in model.named_modules() if is_norm(module) and module.training), None)
     if training is not None:
         raise ValueError(f'fold: "{training}" is in training mode: call model.eval() first')
-    report = ConversionReport("fold")
+    report = ConversionReport("fold", nothing="no normalisation layer found")
     before = None if example is None else _report.outputs(model, example)
     with Undo() as undo:
         dimensions: dict[nn.Module, int] = {}

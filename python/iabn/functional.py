@@ -7,6 +7,7 @@ from torch import Tensor
 from iabn import _library, _ops, _sync
 
 _is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing  # torch.jit.trace, and torch.onnx.export with dynamo=False
 _in_transform = torch._C._are_functorch_transforms_active
 
 
@@ -16,13 +17,19 @@ def activate(y: Tensor, activation: str, param: float) -> Tensor:
         return F.leaky_relu(y, param)
     if activation == "elu":
         return F.elu(y, param)
-    return F.relu(y) if activation == "relu" else y
+    if activation == "relu":
+        return F.relu(y)
+    check_activation(activation, param)
+    return y
 
 
 def check_activation(activation: str, param: float) -> None:
-    """Raises ValueError for a name that is none."""
+    """Raises ValueError for a name that is none, TypeError for what is no name or no number."""
     if activation not in _ops.ACTIVATIONS:
         names = ", ".join(f'"{name}"' for name in _ops.ACTIVATIONS)
+        if not isinstance(activation, str):
+            kind = type(activation).__name__
+            raise TypeError(f"activation must be given by its name as a string, one of {names}, got a {kind}")
         raise ValueError(f'activation must be one of {names}, got "{activation}"')
     if not isinstance(param, (int, float)):
         raise TypeError(f"activation_param must be a number, got {type(param).__name__}")
@@ -147,13 +154,15 @@ def inplace_abn(
     weight, bias: [C] or None; float32 (float64 for float64 x) or x's dtype.
     running_mean, running_var: [C] or None; updated in training with `momentum` (None: cumulative average, which needs
         num_batches_tracked), the statistics in evaluation.
-    activation: "leaky_relu" (activation_param is the slope), "elu" (alpha), "identity", and in evaluation "relu".
+    activation: "leaky_relu" (activation_param is the slope), "elu" (alpha; nn.ELU's default is 1.0), "identity", and in
+        evaluation "relu".
     gamma: "signed", BatchNorm's, or "legacy", |weight| + eps as in the original package.
 
     Backward keeps z, so activation memory is halved where a convolution follows, which keeps z anyway. Under
-    torch.compile and torch.export x keeps its old value for others, and evaluation is plain PyTorch. A recomputation by
-    activation checkpointing doesn't update the running statistics again (inside what is compiled, or without a
-    compiler); neither does any other call inside a backward pass. In evaluation a gamma of exactly 0 has gradient 0.
+    torch.compile x mostly keeps its old value, which is no guarantee: past the recompile limit the layer runs eager.
+    Evaluation under a compiler or tracer is plain PyTorch. A recomputation by activation checkpointing doesn't update
+    the running statistics again (inside what is compiled, or without a compiler); neither does any other call inside a
+    backward pass. A gamma of exactly 0 has gradient 0, in training and in evaluation: it never trains.
 
     Raises ValueError for a bad activation, RuntimeError for everything that the kernels refuse; the message says what
     to do. Double backward and torch.func transforms are refused.
@@ -162,7 +171,7 @@ def inplace_abn(
         training, running_mean, running_var, num_batches_tracked, momentum, activation, activation_param, gamma
     )
     compiling = _is_compiling()
-    if not training and (compiling or not _library.supports(x.device)):
+    if not training and (compiling or _is_tracing() or not _library.supports(x.device)):
         return evaluate(x, weight, bias, running_mean, running_var, eps, activation, activation_param, gamma)
 
     kind, mode = _ops.ACTIVATIONS[activation], _ops.GAMMAS[gamma]
@@ -232,7 +241,7 @@ def inplace_abn_sync(
     All of them must call it in the same order with the same number of channels and dtype, and all must run backward
     through it; a batch may be empty. A process that doesn't, for instance one in evaluation, leaves the others waiting
     until the group's timeout. Gradients of weight and bias are the process's own, d_x is that of the whole batch. In
-    evaluation and in a single process the same as inplace_abn. Under torch.compile x keeps its old value for others.
+    evaluation and in a single process the same as inplace_abn.
     """
     if not training or _sync.world_size(group) == 1:
         return inplace_abn(

@@ -11,7 +11,7 @@ from torch.utils import _pytree
 from iabn._dataflow import trace
 from iabn._dry_run import DryRun
 from iabn._planning import Plan, make_plans
-from iabn._report import table
+from iabn._report import checked, table
 from iabn.modules import ABN, InPlaceABN
 
 MIB = 2**20
@@ -145,12 +145,13 @@ def _is_cast_parameter(tensor: Tensor) -> bool:
 def memory_report(model: nn.Module, *inputs: Any, autocast: torch.dtype | None = None, **kwargs: Any) -> MemoryReport:
     """Runs one forward pass in training mode and reports what it keeps until backward, by whom.
 
-    inputs, kwargs: of forward; copied. autocast: bfloat16 or float16 runs the pass under torch.autocast. Works on CPU
-    and CUDA. The pass runs on a copy of the modules over the same parameters: running statistics, gradients, modes and
-    random state stay as they are.
+    inputs, kwargs: of forward, or one example as in convert(); copied. autocast: bfloat16 or float16 runs the pass
+    under torch.autocast. Works on CPU and CUDA. The pass runs on a copy of the modules over the same parameters:
+    running statistics, gradients, modes and random state stay as they are.
 
     What convert(model, relu="leaky_relu") would save is worked out from the same data flow as in convert().
     """
+    model = checked("memory_report", model)
     ledger = _Ledger()
     run = DryRun(model, inputs, kwargs, autocast)
     parameters = ledger.know([*run.twin.parameters(), *run.twin.buffers()], "parameter")

@@ -4,18 +4,23 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from iabn import _sync
 from iabn.functional import activate, check_activation, check_gamma, inplace_abn, inplace_abn_sync
+
+
+def in_graph(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
+    """Under symbolic tracing: one call of the module, as of PyTorch's own layers."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})
 
 
 class ABN(nn.Module):
     """BatchNorm followed by the activation, out of place: the input stays usable. Any number of trailing dimensions.
 
     num_features: C of the input [N, C, ...]. momentum None: cumulative average. activation: "leaky_relu" (with
-    activation_param as slope), "elu" (alpha), "relu", "identity". Parameters and buffers have BatchNorm's names, so a
-    state_dict moves freely between BatchNorm, ABN and InPlaceABN.
+    activation_param as slope), "elu" (alpha, 0.01 unless given; nn.ELU has 1.0), "relu", "identity". Parameters and
+    buffers have BatchNorm's names, so a state_dict moves freely between BatchNorm, ABN and InPlaceABN.
 
     Raises ValueError for a bad argument; in forward, ValueError for a wrong shape.
     """
@@ -82,6 +87,8 @@ class ABN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] to a tensor of the same shape and dtype."""
+        if type(x) is not Tensor and isinstance(x, fx.Proxy):
+            return in_graph(self, x)
         self._check_input(x)
         batch_statistics = self.training or self.running_mean is None
         momentum = self.momentum
@@ -104,10 +111,14 @@ class ABN(nn.Module):
         return text
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing_keys, *rest):
-        # Older checkpoints have no counter.
+        # Older checkpoints have no counter. One on meta would stay there where the others are assigned.
         key = prefix + "num_batches_tracked"
         if self.num_batches_tracked is not None and key not in state_dict:
-            state_dict[key] = self.num_batches_tracked.detach().clone()
+            counter, mean = self.num_batches_tracked.detach(), state_dict.get(prefix + "running_mean")
+            if counter.is_meta and mean is not None:
+                state_dict[key] = torch.zeros((), dtype=counter.dtype, device=mean.device)
+            else:
+                state_dict[key] = counter.clone()
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing_keys, *rest)
 
 
@@ -115,10 +126,11 @@ class InPlaceABN(ABN):
     """In-Place Activated BatchNorm: forward writes its output over its input, and backward keeps the output alone.
 
     Arguments as ABN, and gamma: "signed", BatchNorm's, or "legacy", |weight| + eps as in the original package. Training
-    needs an activation that can be inverted: not relu, and activation_param above 0.
+    needs an activation that can be inverted: not relu, and activation_param above 0. A gamma of exactly 0 never trains.
 
-    The input is dead afterwards. Where others need it as well (a skip connection), copy_input=True works on a copy:
-    backward still keeps the output alone, so the input is freed as soon as the others are done with it.
+    The input is dead afterwards, in evaluation too: who reads it later gets the output, and nothing raises. Where
+    others need it as well (a skip connection), copy_input=True works on a copy: backward still keeps the output alone,
+    so the input is freed as soon as the others are done with it.
     """
 
     def __init__(
@@ -144,7 +156,9 @@ class InPlaceABN(ABN):
         self.copy_input = copy_input
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, ...]; returns x, overwritten. Under torch.compile a tensor of its own."""
+        """[N, C, ...]; returns x, overwritten. Under torch.compile mostly a tensor of its own."""
+        if type(x) is not Tensor and isinstance(x, fx.Proxy):
+            return in_graph(self, x)
         buffers = self._buffers
         parameters = self._parameters
         if x.dim() < 2 or x.shape[1] != self.num_features:
@@ -210,7 +224,7 @@ class InPlaceABNSync(InPlaceABN):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...]; returns x, overwritten."""
-        if not self.training or _sync.world_size(self.group) == 1:
+        if not self.training or _sync.world_size(self.group) == 1 or isinstance(x, fx.Proxy):
             return super().forward(x)
         self._check_input(x)
         needs = [t is not None and t.requires_grad for t in (x, self.weight, self.bias)]
@@ -232,14 +246,21 @@ class InPlaceABNSync(InPlaceABN):
         )
 
     @torch.compiler.assume_constant_result  # a compiler runs it while it traces the layer
-    def _check_processes(self, *facts) -> bool:
+    def _check_processes(self, dtype: str, grad_enabled: bool, *needs: bool) -> bool:
         """Before the first collective in a group."""
         members = tuple(torch.distributed.get_process_group_ranks(self.group))
         if members not in self._checked_groups:
-            facts = (
-                *(type(self).__name__, self.num_features, *facts, self.eps, self.momentum),
-                *(self.activation, self.activation_param, self.gamma, self.running_mean is not None),
-            )
+            facts = {
+                "class": type(self).__name__,
+                "num_features": self.num_features,
+                "x of dtype": dtype,
+                "gradients enabled": grad_enabled,
+                "requires_grad of x, weight and bias": needs,
+                "track_running_stats": self.running_mean is not None,
+                **{
+                    name: getattr(self, name) for name in ("eps", "momentum", "activation", "activation_param", "gamma")
+                },
+            }
             _sync.check_layer(repr(self), facts, self.group)
             self._checked_groups.add(members)
         return True

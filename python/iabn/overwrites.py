@@ -1,43 +1,67 @@
 """Who still needs a tensor that an in-place layer has overwritten."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iabn._dry_run import DryRun
+from iabn._report import checked
 from iabn.modules import InPlaceABN
 
 
 @dataclass(frozen=True)
 class Overwrite:
-    """`reader` keeps a tensor for backward that `layer` overwrites; names of modules, "" for the model's own code."""
+    """`reader` needs a tensor that `layer` overwrites; names of modules, "" for the model's own code.
+
+    later: it reads the tensor after the layer, and silently gets the layer's output. Else it has kept the tensor for
+    backward, which raises PyTorch's "modified by an inplace operation".
+    """
 
     reader: str
     layer: str
+    later: bool = False
 
     def __str__(self) -> str:
-        if self.reader == self.layer:
-            return f'"{self.layer}" needs its own output, which something behind it overwrites in place'
         reader = f'"{self.reader}"' if self.reader else "the model's own forward"
-        return (
-            f'{reader} keeps a tensor for backward that "{self.layer}" overwrites: give it copy_input=True, or leave '
-            f'it alone with convert(..., skip=["{self.layer}"])'
+        advice = (
+            f'give the layer copy_input=True, use ABN there, or leave it alone with convert(..., skip=["{self.layer}"])'
         )
+        if self.later:
+            return f'{reader} reads the input of "{self.layer}" after it was overwritten, and gets the output: {advice}'
+        if self.reader == self.layer:
+            return (
+                f'"{self.layer}" needs its own output, which something behind it overwrites in place: set '
+                "inplace=False there (a = a + b for a += b), use ABN, or leave the layer alone with convert(..., "
+                f'skip=["{self.layer}"])'
+            )
+        return f'{reader} keeps a tensor for backward that "{self.layer}" overwrites: {advice}'
 
 
 def find_overwrites(
     model: nn.Module, *inputs: Any, autocast: torch.dtype | None = None, **kwargs: Any
 ) -> list[Overwrite]:
-    """Runs one training forward pass on a copy and names what PyTorch's "modified by an inplace operation" does not.
+    """Names whoever needs a tensor that an InPlaceABN module overwrites, from two training passes on copies.
 
-    inputs, kwargs: of forward; copied. autocast: bfloat16 or float16 runs the pass under torch.autocast. The model, its
-    statistics and gradients stay as they are. Returns an empty list where every tensor that backward needs is intact.
+    Finds what backward needs, and what is read after the layer, of which no error tells. inputs, kwargs: of forward, or
+    one example as in convert(); copied. autocast: bfloat16 or float16 runs the passes under torch.autocast. The model,
+    its statistics and gradients stay as they are. Returns an empty list where all is well.
     """
-    run = DryRun(model, inputs, kwargs, autocast)
+    model = checked("find_overwrites", model)
     names = {module: name for name, module in model.named_modules()}
-    saved: list[tuple[torch.Tensor, int, nn.Module]] = []
+    kept = _kept_for_backward(DryRun(model, inputs, kwargs, autocast))
+    later = _read_later(DryRun(model, inputs, kwargs, autocast))
+    found = [Overwrite(names[reader], names[layer]) for reader, layer in kept]
+    found += [Overwrite(names[reader], names[layer], True) for reader, layer in later]
+    return list(dict.fromkeys(found))
+
+
+def _kept_for_backward(run: DryRun) -> list[tuple[nn.Module, nn.Module]]:
+    saved: list[tuple[Tensor, int, nn.Module]] = []
     overwritten: dict[int, nn.Module] = {}
 
     def pack(tensor, module):
@@ -45,7 +69,7 @@ def find_overwrites(
         return tensor.detach()
 
     def leave(module, output):
-        if isinstance(module, InPlaceABN) and isinstance(output, torch.Tensor):
+        if isinstance(module, InPlaceABN) and isinstance(output, Tensor):
             overwritten[output.untyped_storage().data_ptr()] = module
 
     result = run(pack, leave)
@@ -53,6 +77,57 @@ def find_overwrites(
     for tensor, version, module in saved:
         layer = overwritten.get(tensor.untyped_storage().data_ptr())
         if tensor._version != version and layer is not None:
-            found.append(Overwrite(names[run.originals[module]], names[run.originals[layer]]))
+            found.append((run.originals[module], run.originals[layer]))
     del result  # until here it kept the storages alive
-    return list(dict.fromkeys(found))
+    return found
+
+
+# They look at the shape alone.
+_SHAPE_ONLY = ("new_", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like")
+
+
+class _Reads(TorchDispatchMode):
+    """Calls read(tensor) for every tensor whose values an operator takes."""
+
+    def __init__(self, read: Callable[[Tensor], None]):
+        super().__init__()
+        self.read = read
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view and not function._schema.name.split("::")[-1].startswith(_SHAPE_ONLY):
+            for leaf in _pytree.tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
+                    self.read(leaf)
+        return function(*args, **(kwargs or {}))
+
+
+def _read_later(run: DryRun) -> list[tuple[nn.Module, nn.Module]]:
+    """With every layer on a copy, its input and its output are two tensors, and who reads which can be seen."""
+    inputs: dict[int, list[tuple[Tensor, nn.Module]]] = {}  # by storage; alive, so that no other takes their place
+    found = []
+
+    def read(tensor):
+        for x, layer in inputs.get(tensor.untyped_storage()._cdata, ()):
+            if _overlap(x, tensor):
+                found.append((run.originals[run.stack[-1]], run.originals[layer]))
+
+    def after(layer, args, kwargs, _output):
+        x = args[0] if args else kwargs["x"]
+        inputs.setdefault(x.untyped_storage()._cdata, []).append((x.detach(), layer))
+
+    for module in run.twin.modules():
+        if isinstance(module, InPlaceABN) and not module.copy_input:
+            module.copy_input = True
+            module.register_forward_hook(after, with_kwargs=True)
+    with _Reads(read):
+        result = run(lambda tensor, _: tensor, lambda *_: None)
+    for leaf in _pytree.tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            read(leaf)
+    return found
+
+
+def _overlap(x: Tensor, other: Tensor) -> bool:
+    """Of two tensors over one storage; two slices of it that start at different places may be apart."""
+    whole = any(t.numel() * t.element_size() == t.untyped_storage().nbytes() for t in (x, other))
+    return whole or x.data_ptr() == other.data_ptr()

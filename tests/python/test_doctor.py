@@ -31,7 +31,7 @@ def test_all_is_well_where_all_is_well(monkeypatch, capsys):
     for fact in (f"PyTorch                {torch.__version__}", "libiabn_ops.so", "CUDA of PyTorch", "CUDA driver"):
         assert fact in text
     assert "self-test cpu          passed (largest relative error " in text
-    assert 'none (pip install "iabn[compat]"' in text
+    assert "none (pip install --no-deps ./python/compat in iabn's repository" in text
     assert text.endswith("All is well.\n")
 
 
@@ -153,7 +153,7 @@ def test_our_drop_in_is_recognised(monkeypatch, capsys):
     [
         ({"inplace-abn": "1.1.0"}, False, None),
         ({"iabn-inplace-abn-compat": "same"}, True, None),
-        ({"iabn-inplace-abn-compat": "0.0.1"}, True, "pip install iabn-inplace-abn-compat=="),
+        ({"iabn-inplace-abn-compat": "0.0.1"}, True, "pip install --no-deps ./python/compat in iabn's repository"),
         ({"iabn-inplace-abn-compat": "same", "inplace-abn": "1.1.0"}, True, "pip uninstall iabn-inplace-abn-compat"),
         ({"iabn-inplace-abn-compat": "same"}, False, "from PYTHONPATH"),
     ],

@@ -37,6 +37,24 @@ def read_by_a_module(m, y):
     return m.head(m.bn(y)) + before
 
 
+def read_after(m, y):
+    return m.head(m.bn(y)) + y.mean()
+
+
+def read_after_by_a_module(m, y):
+    z = m.bn(y)
+    return m.head(z) + m.head(y)
+
+
+def returned(m, y):
+    return m.head(m.bn(y)), y
+
+
+def shape_taken_after(m, y):
+    z = m.bn(y)
+    return m.head(z) + torch.zeros_like(y).view(-1)[0] + y.view(-1).shape[0]
+
+
 def overwritten_after(m, y):
     z = m.bn(y)
     z += 1
@@ -50,6 +68,8 @@ def found(rule, **options):
 def test_nothing_is_found_where_training_works():
     assert found(plain) == []
     assert found(read_by_a_module, copy_input=True) == []
+    assert found(read_after, copy_input=True) == []
+    assert found(shape_taken_after) == []
     deep = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), iabn.InPlaceABN(3))))
     assert iabn.find_overwrites(deep, X, autocast=torch.bfloat16) == []
 
@@ -61,9 +81,9 @@ def test_nothing_is_found_where_training_works():
         (
             read_by_a_module,
             ("head", "bn"),
-            '"head" keeps a tensor for backward that "bn" overwrites: give it copy_input',
+            '"head" keeps a tensor for backward that "bn" overwrites: give the layer copy_input=True, use ABN',
         ),
-        (overwritten_after, ("bn", "bn"), '"bn" needs its own output'),
+        (overwritten_after, ("bn", "bn"), "in place: set inplace=False there (a = a + b for a += b), use ABN"),
     ],
 )
 def test_reader_and_layer_are_named(rule, overwrite, text):
@@ -71,6 +91,60 @@ def test_reader_and_layer_are_named(rule, overwrite, text):
     assert text in str(found(rule)[0])
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         Net(rule, iabn.InPlaceABN(8))(X).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("rule", "reader"), [(read_after, ""), (read_after_by_a_module, "head"), (returned, "")], ids=lambda v: str(v)[:20]
+)
+def test_reads_after_the_layer_are_found_though_nothing_raises(rule, reader):
+    assert found(rule) == [iabn.Overwrite(reader, "bn", True)]
+    assert (
+        'reads the input of "bn" after it was overwritten, and gets the output: give the layer copy_input=True'
+        in str(found(rule)[0])
+    )
+    result = Net(rule, iabn.InPlaceABN(8))(X)
+    (result[0] if rule is returned else result).sum().backward()
+
+
+@pytest.mark.parametrize("expected", [0, 1])
+def test_slices_that_are_apart_are_told_apart(expected):
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 8, 3), iabn.InPlaceABN(4)
+
+        def forward(self, x):
+            y = self.conv(x)
+            z = self.bn(y[:, :4])
+            return z.sum() + y[:, 0 if expected else 4 :].sum()
+
+    assert len(iabn.find_overwrites(Halves(), X)) == expected
+
+
+def test_an_example_is_what_it_is_for_convert():
+    class Two(Net):
+        def forward(self, x, y):
+            return super().forward(x + y)
+
+    model = Two(read_after, iabn.InPlaceABN(8))
+    for arguments in ((X, X), ((X, X),), ({"x": X, "y": X},)):
+        assert len(iabn.find_overwrites(model, *arguments)) == 1
+        assert iabn.memory_report(model, *arguments).kept
+    assert len(iabn.find_overwrites(model, X, y=X)) == 1
+
+
+def test_a_compiled_model_is_looked_into():
+    model = Net(read_after, iabn.InPlaceABN(8))
+    compiled = torch.compile(model, backend="eager")
+    assert iabn.find_overwrites(compiled, X) == [iabn.Overwrite("", "bn", True)]
+    assert {layer.name for layer in iabn.memory_report(compiled, X).layers} <= {"", "conv", "bn", "head"}
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", True, torch.float32])
+def test_a_bad_type_for_autocast_is_refused(autocast):
+    for function in (iabn.find_overwrites, iabn.memory_report):
+        with pytest.raises(ValueError, match=r"autocast must be torch\.bfloat16, torch\.float16 or None, got"):
+            function(Net(plain, iabn.InPlaceABN(8)), X, autocast=autocast)
 
 
 def test_the_model_stays_as_it_is():

@@ -75,9 +75,15 @@ def share_of(rank, shares, dtype, gamma, group, folder):
 
 def different_layers(rank, group):
     made = iabn.InPlaceABNSync(4 + rank, group=group)
+    text = rf"InPlaceABNSync\(.*rank {rank} of the group has num_features {4 + rank}, rank {1 - rank} has num_features "
     for function in (made, torch.compile(made, backend="aot_eager", fullgraph=True)):
-        with pytest.raises(RuntimeError, match=r"InPlaceABNSync\(.*rank \d of the group has.*rank \d has"):
+        with pytest.raises(RuntimeError, match=text + f"{5 - rank}: every process"):
             function(torch.randn(2, 4 + rank, 3))
+
+
+def peer_memory_without_gpu(group):
+    if not torch.cuda.is_available():
+        assert iabn.use_peer_memory(group).startswith("rank 0: no CUDA GPU")
 
 
 def groups_in_turn(rank, everyone, pair):
@@ -152,6 +158,7 @@ def process(rank, folder):
     groups_in_turn(rank, dist.group.WORLD, pair)
     if rank < 2:
         different_layers(rank, pair)
+        peer_memory_without_gpu(pair)
         empty_everywhere(pair)
         copies_and_evaluation(pair)
         model = network(iabn.InPlaceABNSync)
