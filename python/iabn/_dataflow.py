@@ -6,7 +6,10 @@ mode. What cannot be traced as a whole is traced part by part.
 
 import copy
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -69,6 +72,21 @@ for _operation in rules.IN_PLACE_OPERATORS:
 _STATE = frozenset(vars(nn.Module()))
 
 
+def _parts(value: Any) -> Iterator[Any]:
+    """What containers hold, of any depth; of a cycle or a huge table the first 10,000 parts."""
+    waiting, left = [value], 10_000
+    while waiting and left > 0:
+        item, left = waiting.pop(), left - 1
+        if isinstance(item, dict):
+            waiting += islice(dict.values(item), left)
+        elif isinstance(item, list):
+            waiting += islice(list.__iter__(item), left)
+        elif isinstance(item, tuple):
+            waiting += islice(tuple.__iter__(item), left)
+        else:
+            yield item
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, prefix: str):
         super().__init__()
@@ -96,12 +114,9 @@ class _Tracer(fx.Tracer):
         return result
 
     def _note(self, tensors, how):
-        def note(item):
+        for item in _parts(tensors):
             if isinstance(item, fx.Proxy) and item.tracer is self:
                 self.hooked[item.node] = how
-            return item
-
-        fx.node.map_aggregate(tensors, note)
 
     def note_stored(self, part: nn.Module):
         """After a trace: tensors that forward has left in attributes of modules, also in lists and dicts."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,20 +10,30 @@ import torch
 from torch import nn
 
 from iabn._dataflow import structural_copy
-from iabn._report import arguments
+
+
+def given(model: nn.Module, inputs: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Arguments of forward. A tuple alone stands for all of them, as in convert(); so does a dict of their names."""
+    if len(inputs) != 1 or kwargs:
+        return inputs, kwargs
+    if type(inputs[0]) is tuple:
+        return inputs[0], {}
+    if isinstance(inputs[0], dict):
+        with contextlib.suppress(TypeError):  # other keys: the dict is the argument
+            inspect.signature(model.forward).bind(**inputs[0])
+            return (), inputs[0]
+    return inputs, {}
 
 
 class DryRun:
     """The pass runs on `twin`, a copy of the modules over the same parameters, with copied inputs: running statistics,
     gradients, modes and random state of the model stay as they are. `originals` maps the twin's modules to the model's.
-    inputs, kwargs: of forward; a tuple or a dict alone is an example as in convert().
+    inputs, kwargs: of forward.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple, kwargs: dict, autocast: torch.dtype | None):
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
-        if len(inputs) == 1 and not kwargs:
-            inputs, kwargs = arguments(inputs[0])
         self.twin = structural_copy(model, share_buffers=False).train()
         self.originals = dict(zip(self.twin.modules(), model.modules(), strict=True))
         self.inputs, self.kwargs = copy.deepcopy((inputs, kwargs))

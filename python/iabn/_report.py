@@ -29,6 +29,7 @@ class ConversionReport:
     largest_output: the largest absolute value among those outputs before.
     exact: False where the model computes another function now (relu="leaky_relu").
     nothing: why there are no rows.
+    unchecked: why the search for tensors that are needed after a layer has overwritten them was not made, or not whole.
     """
 
     title: str
@@ -37,6 +38,7 @@ class ConversionReport:
     largest_output: float | None = None
     exact: bool = True
     nothing: str = ""
+    unchecked: str = ""
 
     @property
     def converted(self) -> list[Row]:
@@ -68,6 +70,8 @@ class ConversionReport:
             )
         elif not self.exact:
             lines.append("not an exact conversion: ReLU became leaky ReLU")
+        if self.unchecked:
+            lines.append(f"a training pass could not be searched for overwritten tensors: {self.unchecked}")
         return "\n".join(lines)
 
 

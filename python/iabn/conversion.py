@@ -15,7 +15,7 @@ from iabn._planning import Plan, Planner, describe, hooks_of, make_plans, unsafe
 from iabn._report import ConversionReport, Row, Undo
 from iabn.functional import gamma_of
 from iabn.modules import ABN, InPlaceABN, InPlaceABNSync
-from iabn.overwrites import find_overwrites
+from iabn.overwrites import kept_for_backward, read_later
 
 
 @dataclass
@@ -129,7 +129,8 @@ def convert(
     shared = {id(plan): _is_shared(plan, plans, planner) for plan in plans}
     befores = {name: _describe_before(model.get_submodule(name), plan) for name, plan in found.items()}
 
-    report = ConversionReport("convert", exact=not any(plan.relu for plan in plans), nothing=_why_nothing(model))
+    nothing = "" if found else _why_nothing(model)
+    report = ConversionReport("convert", exact=not any(plan.relu for plan in plans), nothing=nothing)
     with Undo() as undo:
         _replace_relus(model, plans, slope, undo)
         reference = before if before is None or report.exact else _report.outputs(model, example)
@@ -137,7 +138,7 @@ def convert(
         if before is not None:
             after = _report.outputs(model, example)
             _report.check("convert", reference, after, len(plans), tolerance, model)
-            _check_overwrites(model, example, dtype)
+            report.unchecked = _check_overwrites(model, example, dtype, found) if plans else ""
             _report.compare(report, before, after)
     for name, plan in found.items():
         done = isinstance(plan, Plan)
@@ -158,18 +159,24 @@ def _why_nothing(model: nn.Module) -> str:
     return "no BatchNorm found"
 
 
-def _check_overwrites(model: nn.Module, example: Any, dtype: torch.dtype | None) -> None:
-    """What the trace may have missed: a tensor that backward needs and a layer overwrites."""
+def _check_overwrites(model: nn.Module, example: Any, dtype: torch.dtype | None, plans: dict[str, Plan | str]) -> str:
+    """What the trace may have missed: a tensor that a layer overwrites and someone needs. Why that can't be known."""
     if any(isinstance(m, InPlaceABNSync) and _sync.world_size(m.group) > 1 for m in model.modules()):
-        return  # the pass would have to run in all processes
+        return "the pass would have to run in all processes"
     autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
-    try:
-        found = find_overwrites(model, example, autocast=autocast)
-    except (RuntimeError, ValueError):
-        return  # the example does for evaluation only: one value per channel, for instance
+    args, kwargs = _report.arguments(example)
+    found, failures = [], []
+    for search in (kept_for_backward, read_later):
+        try:
+            found += search(model, args, kwargs, autocast)
+        except Exception as error:  # whatever forward raises where the example does for evaluation only
+            failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
+    # A layer that was there before may be read in full knowledge.
+    found = [one for one in found if not one.later or isinstance(plans.get(one.layer), Plan)]
     if found:
         lines = "; ".join(map(str, found))
         raise RuntimeError(f"convert: training would fail in backward, or be wrong, so the model was restored: {lines}")
+    return failures[0] if failures else ""
 
 
 def _is_shared(plan: Plan, plans: list[Plan], planner: Planner) -> bool:

@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree
 
 from iabn._dataflow import trace
-from iabn._dry_run import DryRun
+from iabn._dry_run import DryRun, given
 from iabn._planning import Plan, make_plans
 from iabn._report import checked, table
 from iabn.modules import ABN, InPlaceABN
@@ -145,22 +145,22 @@ def _is_cast_parameter(tensor: Tensor) -> bool:
 def memory_report(model: nn.Module, *inputs: Any, autocast: torch.dtype | None = None, **kwargs: Any) -> MemoryReport:
     """Runs one forward pass in training mode and reports what it keeps until backward, by whom.
 
-    inputs, kwargs: of forward, or one example as in convert(); copied. autocast: bfloat16 or float16 runs the pass
-    under torch.autocast. Works on CPU and CUDA. The pass runs on a copy of the modules over the same parameters:
-    running statistics, gradients, modes and random state stay as they are.
+    inputs, kwargs: of forward; a tuple alone, or a dict of names, stands for all of them; copied. autocast: bfloat16 or
+    float16 runs the pass under torch.autocast. Works on CPU and CUDA. The pass runs on a copy of the modules over the
+    same parameters: running statistics, gradients, modes and random state stay as they are.
 
     What convert(model, relu="leaky_relu") would save is worked out from the same data flow as in convert().
     """
     model = checked("memory_report", model)
     ledger = _Ledger()
-    run = DryRun(model, inputs, kwargs, autocast)
+    run = DryRun(model, *given(model, inputs, kwargs), autocast)
     parameters = ledger.know([*run.twin.parameters(), *run.twin.buffers()], "parameter")
     leaves = _pytree.tree_leaves((run.inputs, run.kwargs))
-    given = ledger.know([leaf for leaf in leaves if isinstance(leaf, Tensor)], "input")
+    images = ledger.know([leaf for leaf in leaves if isinstance(leaf, Tensor)], "input")
     result = run(ledger.pack, ledger.leave)
     report = _report_layers(model, run.originals, ledger, autocast)
     del result  # until here it kept the storages alive
-    report.parameters, report.inputs, report.casts = parameters, given, sum(ledger.casts.values())
+    report.parameters, report.inputs, report.casts = parameters, images, sum(ledger.casts.values())
     return report
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iabn._dry_run import DryRun
+from iabn._dry_run import DryRun, given
 from iabn._report import checked
 from iabn.modules import InPlaceABN
 
@@ -47,20 +47,25 @@ def find_overwrites(
 ) -> list[Overwrite]:
     """Names whoever needs a tensor that an InPlaceABN module overwrites, from two training passes on copies.
 
-    Finds what backward needs, and what is read after the layer, of which no error tells. inputs, kwargs: of forward, or
-    one example as in convert(); copied. autocast: bfloat16 or float16 runs the passes under torch.autocast. The model,
-    its statistics and gradients stay as they are. Returns an empty list where all is well.
+    Finds what backward needs, and what is read after the layer, of which no error tells. Cannot see what is read after
+    forward (a tensor that it stores in the model, or returns in an object that torch.utils._pytree does not know), nor
+    slices of one tensor that overlap in part. inputs, kwargs: of forward; a tuple alone, or a dict of names, stands for
+    all of them; copied. autocast: bfloat16 or float16 runs the passes under torch.autocast. The model, its statistics
+    and gradients stay as they are. Returns an empty list where all is well.
     """
     model = checked("find_overwrites", model)
+    args, kwargs = given(model, inputs, kwargs)
+    return kept_for_backward(model, args, kwargs, autocast) + read_later(model, args, kwargs, autocast)
+
+
+def _overwrites(model: nn.Module, pairs: list[tuple[nn.Module, nn.Module]], later: bool) -> list[Overwrite]:
     names = {module: name for name, module in model.named_modules()}
-    kept = _kept_for_backward(DryRun(model, inputs, kwargs, autocast))
-    later = _read_later(DryRun(model, inputs, kwargs, autocast))
-    found = [Overwrite(names[reader], names[layer]) for reader, layer in kept]
-    found += [Overwrite(names[reader], names[layer], True) for reader, layer in later]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(Overwrite(names[reader], names[layer], later) for reader, layer in pairs))
 
 
-def _kept_for_backward(run: DryRun) -> list[tuple[nn.Module, nn.Module]]:
+def kept_for_backward(model: nn.Module, args: tuple, kwargs: dict, autocast: torch.dtype | None) -> list[Overwrite]:
+    """The part of find_overwrites of which PyTorch's error tells in backward."""
+    run = DryRun(model, args, kwargs, autocast)
     saved: list[tuple[Tensor, int, nn.Module]] = []
     overwritten: dict[int, nn.Module] = {}
 
@@ -79,7 +84,7 @@ def _kept_for_backward(run: DryRun) -> list[tuple[nn.Module, nn.Module]]:
         if tensor._version != version and layer is not None:
             found.append((run.originals[module], run.originals[layer]))
     del result  # until here it kept the storages alive
-    return found
+    return _overwrites(model, found, later=False)
 
 
 # They look at the shape alone.
@@ -89,20 +94,30 @@ _SHAPE_ONLY = ("new_", "empty_like", "zeros_like", "ones_like", "full_like", "ra
 class _Reads(TorchDispatchMode):
     """Calls read(tensor) for every tensor whose values an operator takes."""
 
+    @classmethod
+    def supports_higher_order_operators(cls):
+        """torch.cond and the like, with what they call."""
+        return True
+
     def __init__(self, read: Callable[[Tensor], None]):
         super().__init__()
         self.read = read
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view and not function._schema.name.split("::")[-1].startswith(_SHAPE_ONLY):
+        higher = not isinstance(function, torch._ops.OpOverload)
+        if higher or not (function.is_view or function._opname.startswith(_SHAPE_ONLY)):
             for leaf in _pytree.tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
                     self.read(leaf)
         return function(*args, **(kwargs or {}))
 
 
-def _read_later(run: DryRun) -> list[tuple[nn.Module, nn.Module]]:
-    """With every layer on a copy, its input and its output are two tensors, and who reads which can be seen."""
+def read_later(model: nn.Module, args: tuple, kwargs: dict, autocast: torch.dtype | None) -> list[Overwrite]:
+    """The part of find_overwrites of which no error tells.
+
+    With every layer on a copy, its input and its output are two tensors, and who reads which can be seen.
+    """
+    run = DryRun(model, args, kwargs, autocast)
     inputs: dict[int, list[tuple[Tensor, nn.Module]]] = {}  # by storage; alive, so that no other takes their place
     found = []
 
@@ -124,7 +139,7 @@ def _read_later(run: DryRun) -> list[tuple[nn.Module, nn.Module]]:
     for leaf in _pytree.tree_leaves(result):
         if isinstance(leaf, Tensor):
             read(leaf)
-    return found
+    return _overwrites(model, found, later=True)
 
 
 def _overlap(x: Tensor, other: Tensor) -> bool:

@@ -19,6 +19,13 @@ def test_skip_names_layers_to_leave_alone():
     assert iabn.convert(nn.Sequential(net(), nn.Identity()), skip=["0"]).left[0].reason == "named in skip"
 
 
+def test_attributes_of_any_kind_are_borne():
+    model = net()
+    model.settings = {"table": [[i] for i in range(50_000)]}
+    model.settings["self"] = model.settings
+    assert len(iabn.convert(model, X).converted) == 1
+
+
 @pytest.mark.parametrize(
     ("skip", "text"),
     [(["1.bn"], r'"1.bn" is no module.* is "1"'), (["14"], "no module"), ("14", "no module"), (["0"], "holds no norm")],

@@ -133,6 +133,56 @@ def test_an_example_is_what_it_is_for_convert():
     assert len(iabn.find_overwrites(model, X, y=X)) == 1
 
 
+@pytest.mark.parametrize("pictures", [[X[0], X[1]], {"first": X[0], "second": X[1]}])
+def test_a_list_or_dict_may_be_the_argument_itself(pictures):
+    class Stacks(Net):
+        def forward(self, pictures):
+            return super().forward(torch.stack(list(pictures.values() if isinstance(pictures, dict) else pictures)))
+
+    model = Stacks(read_after, iabn.InPlaceABN(8))
+    assert len(iabn.find_overwrites(model, pictures)) == 1
+    assert iabn.memory_report(model, pictures).kept
+
+
+def test_operators_that_take_functions_are_looked_into():
+    class Chooses(Net):
+        def forward(self, x):
+            y = self.conv(x)
+            z = self.bn(y)
+            return torch.cond(z.sum() > 0, lambda t: t + 1, lambda t: t - 1, (y,)) + z
+
+    with torch.no_grad():
+        assert len(iabn.find_overwrites(Chooses(plain, iabn.InPlaceABN(8)), X)) == 1
+
+
+def test_a_layer_that_was_there_before_may_be_used_for_what_it_does():
+    class Writes(Net):
+        def forward(self, x):
+            y = self.norm(self.conv(x))
+            self.bn(y)
+            return self.head(y)
+
+    model = Writes(plain, iabn.InPlaceABN(8))
+    model.norm = nn.BatchNorm2d(8)
+    assert "training pass" not in str(iabn.convert(model, X))
+
+
+def test_convert_says_what_it_could_not_search():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.Conv2d(8, 2, 1))
+
+        def forward(self, x):
+            if self.training:
+                raise AssertionError("targets are missing\nin training")
+            return self.body(x)
+
+    report = iabn.convert(Detector(), X)
+    assert len(report.converted) == 1
+    assert str(report).endswith("searched for overwritten tensors: AssertionError: targets are missing")
+
+
 def test_a_compiled_model_is_looked_into():
     model = Net(read_after, iabn.InPlaceABN(8))
     compiled = torch.compile(model, backend="eager")

@@ -51,12 +51,24 @@ def test_an_exception_between_layer_and_shared_activation_does_not_leak_into_the
     torch.testing.assert_close(model(X), before(X))
 
 
-def test_a_whole_compiled_model_with_a_shared_activation_gives_the_same():
-    model = randomise(Residual(nn.LeakyReLU(0.1))).double().eval()
-    want = model(X)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_whole_compiled_model_with_a_shared_activation_gives_the_same(training):
+    model = randomise(Residual(nn.LeakyReLU(0.1))).double().train(training)
+    want = copy.deepcopy(model)(X)
     iabn.convert(model, X)
-    got = torch.compile(model, backend="aot_eager", fullgraph=True)(X)
-    torch.testing.assert_close(got, want)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X), want)
+    torch.testing.assert_close(torch.export.export(model, (X,), strict=True).module()(X), model(X))
+
+
+@pytest.mark.parametrize("name", ["act", "bn1"])
+def test_backward_hooks_on_layer_and_activation_change_nothing(name):
+    model = randomise(Residual(nn.LeakyReLU(0.1))).double()
+    want = copy.deepcopy(model)(X)
+    iabn.convert(model, X)
+    model.bn1.copy_input = True  # a backward hook wants it
+    model.get_submodule(name).register_full_backward_hook(lambda *_: None)
+    torch.testing.assert_close(model(X), want)
 
 
 def test_one_activation_for_all_layers_becomes_part_of_each():
