@@ -1,9 +1,12 @@
 """`iabn train` and `iabn validate` as a user of Python meets them: snapshots in torch.load, figures in TensorBoard."""
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import torch
@@ -234,3 +237,26 @@ def test_a_trace_of_some_steps_can_be_written(run):
     events = json.loads((run.folder / "traced" / "trace_rank0.json").read_text())["traceEvents"]
     layers = 7
     assert sum(event.get("name") == "iabn::abn_backward" for event in events) == 2 * layers
+
+
+def test_interrupted_before_the_first_step_a_run_saves_nothing(run, built_program):
+    """So that a repaired configuration can use its folder."""
+    command = [built_program("iabn"), "train", "config.json", "data", "--log-dir", "early", "--device", "cpu"]
+    reader, writer = os.pipe()
+    os.write(writer, b" " * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ))  # it waits at its first line
+    with subprocess.Popen(command, cwd=run.folder, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        while not (run.folder / "early" / "log.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        with os.fdopen(reader, "rb") as output:
+            output.read()
+        text = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "interrupted before the first step: nothing is saved" in text and "--resume" not in text
+    assert not (run.folder / "early" / "checkpoint.pth.tar").exists()
+    other = json.loads(json.dumps(CONFIG))
+    other["optimizer"]["learning_rate"] = 0.01
+    (run.folder / "repaired.json").write_text(json.dumps(other))
+    run("train", "repaired.json", "data", "--log-dir", "early", "--device", "cpu", "--epochs", 1)
