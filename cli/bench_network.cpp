@@ -24,6 +24,7 @@
 #include "iabn/train/csv_log.h"
 #include "iabn/train/device.h"
 #include "iabn/train/memory_meter.h"
+#include "iabn/train/parse_json.h"
 
 namespace iabn::cli {
 namespace {
@@ -96,8 +97,12 @@ void print_table(const Figures& standard, const Figures& in_place) {
 nlohmann::json read_result(const std::string& path) {
   nlohmann::json result = nlohmann::json::object();
   if (std::ifstream file(path); file) {
-    result = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
-    if (!result.is_object()) throw train::FileError(path + ": exists and is not a JSON object; remove it");
+    try {
+      result = train::parse_json(file);
+    } catch (const std::exception&) {
+      result = nullptr;
+    }
+    if (!result.is_object()) throw train::FileError(path + ": exists and is no JSON object of results; remove it");
   }
   return result;
 }

@@ -24,6 +24,7 @@
 #include "iabn/models/nearest.h"
 #include "iabn/train/atomic_file.h"
 #include "iabn/train/config.h"
+#include "iabn/train/parse_json.h"
 #include "iabn/train/version.h"
 
 namespace iabn::cli {
@@ -58,7 +59,7 @@ io::Gamma gamma_of_config(const std::string& path) {
   try {
     std::ifstream file(path);
     if (!file) throw train::ConfigError("cannot be read");
-    const auto config = nlohmann::json::parse(file);
+    const auto config = train::parse_json(file);
     if (!config.is_object()) throw train::ConfigError("is not a JSON object");
     const auto network = config.value("network", nlohmann::json::object());
     return io::original_gamma(network.value("bn_mode", "standard"));

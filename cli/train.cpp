@@ -91,6 +91,10 @@ int run_train(Arguments arguments) {
     return kOk;
   }
   const std::string checkpoint = (options.log_dir / train::kCheckpointName).string();
+  if (!std::filesystem::exists(checkpoint)) {
+    std::cerr << "iabn: interrupted before the first step: nothing is saved; start again\n";
+    return 128 + result.interrupted_by;
+  }
   std::cerr << "iabn: interrupted; the state is saved. To continue"
             << (std::getenv("WORLD_SIZE") != nullptr ? " (behind the same torchrun)" : "") << ":\n  "
             << resume_command(arguments, checkpoint) << "\n";

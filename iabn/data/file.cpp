@@ -68,8 +68,14 @@ FileBytes read_file(const std::filesystem::path& path) {
   return result;
 }
 
+void PassedOver::add(std::string name, size_t more) {
+  if (more == 0) return;
+  if (count == 0 || name < first) first = std::move(name);
+  count += more;
+}
+
 std::vector<std::string> file_names(const std::filesystem::path& folder, std::span<const std::string_view> extensions,
-                                    std::vector<std::string>* others) {
+                                    PassedOver* others) {
   std::vector<std::string> names;
   for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder)) {
     std::string name = entry.path().filename().string();
@@ -79,18 +85,17 @@ std::vector<std::string> file_names(const std::filesystem::path& folder, std::sp
     if (matches && entry.is_regular_file()) {
       names.push_back(std::move(name));
     } else if (others != nullptr) {
-      others->push_back(std::move(name));
+      others->add(std::move(name));
     }
   }
   std::sort(names.begin(), names.end());
-  if (others != nullptr) std::sort(others->begin(), others->end());
   return names;
 }
 
-std::string passed_over_note(const std::filesystem::path& folder, const std::vector<std::string>& others) {
-  if (others.empty()) return "";
-  return folder.string() + ": passed over " + others.front() +
-         (others.size() > 1 ? " and " + std::to_string(others.size() - 1) + " more" : "") +
+std::string passed_over_note(const std::filesystem::path& folder, const PassedOver& others) {
+  if (others.count == 0) return "";
+  return folder.string() + ": passed over " + others.first +
+         (others.count > 1 ? " and " + std::to_string(others.count - 1) + " more" : "") +
          ": only .jpg, .jpeg and .png files are read, and no folders deeper down";
 }
 

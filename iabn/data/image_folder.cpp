@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 bool is_hidden(const std::string& name) { return name.starts_with('.'); }
 
 // others: of what is no class; may be null.
-std::vector<std::string> class_names(const fs::path& folder, std::vector<std::string>* others = nullptr) {
+std::vector<std::string> class_names(const fs::path& folder, PassedOver* others = nullptr) {
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     std::string name = entry.path().filename().string();
@@ -24,7 +24,7 @@ std::vector<std::string> class_names(const fs::path& folder, std::vector<std::st
     if (entry.is_directory()) {
       names.push_back(std::move(name));
     } else if (others != nullptr) {
-      others->push_back(std::move(name));
+      others->add(std::move(name));
     }
   }
   if (names.empty()) {
@@ -37,17 +37,16 @@ std::vector<std::string> class_names(const fs::path& folder, std::vector<std::st
                     "expected one folder per class, got images and masks, which are data of segmentation; set "
                     "\"task\": \"segmentation\" in the configuration");
   }
-  if (others != nullptr) std::sort(others->begin(), others->end());
   return names;
 }
 
-std::vector<std::string> image_names(const fs::path& folder, std::vector<std::string>& others) {
+std::vector<std::string> image_names(const fs::path& folder, PassedOver& others) {
   std::vector<std::string> names = file_names(folder, kImageExtensions, &others);
   if (names.empty()) {
     throw DataError(
         "open_dataset", folder.string(),
         "expected .jpg, .jpeg or .png files, got none" +
-            (others.empty() ? "" : " among " + std::to_string(others.size()) + " (" + others.front() + ")") +
+            (others.count == 0 ? "" : " among " + std::to_string(others.count) + " (" + others.first + ")") +
             "; add images or remove the class");
   }
   return names;
@@ -79,14 +78,14 @@ class ImageFolder final : public Dataset {
                       "expected this folder, got none; it holds one folder per class");
     }
     if (fs::is_directory(root / "train") && fs::is_directory(root / "val")) check_same_classes(root);
-    std::vector<std::string> others;  // paths within folder_
+    PassedOver others;  // paths within folder_
     classes_ = class_names(folder_, &others);
     for (size_t label = 0; label < classes_.size(); ++label) {
-      std::vector<std::string> others_here;
+      PassedOver others_here;
       for (std::string& name : image_names(folder_ / classes_[label], others_here)) {
         files_.push_back({static_cast<int64_t>(label), std::move(name)});
       }
-      for (const std::string& name : others_here) others.push_back(classes_[label] + "/" + name);
+      others.add(classes_[label] + "/" + others_here.first, others_here.count);
     }
     note_ = passed_over_note(folder_, others);
   }

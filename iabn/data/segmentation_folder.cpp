@@ -26,7 +26,7 @@ void fail(const fs::path& where, const std::string& text) {
 using Files = std::map<std::string, fs::path>;
 
 Files files_of(const fs::path& folder, std::span<const std::string_view> extensions, const char* holds,
-               std::vector<std::string>* others = nullptr) {
+               PassedOver* others = nullptr) {
   if (!fs::is_directory(folder)) fail(folder, std::string("expected this folder, got none; it holds ") + holds);
   Files files;
   for (const std::string& name : file_names(folder, extensions, others)) {
@@ -49,7 +49,7 @@ SegmentationFolder::SegmentationFolder(const fs::path& root, const std::string& 
   }
   const fs::path folder = root / split;
   if (!fs::is_directory(folder)) fail(folder, "expected this folder, got none; it holds images/ and masks/");
-  std::vector<std::string> others;
+  PassedOver others;
   Files images = files_of(folder / "images", kImageExtensions, "the pictures", &others);
   note_ = passed_over_note(folder / "images", others);
   Files masks = files_of(folder / "masks", kMaskExtensions, "a PNG file for each picture, of its name");

@@ -1,16 +1,21 @@
 #include "iabn/train/class_names.h"
 
 #include <algorithm>
+#include <exception>
 
 #include <nlohmann/json.hpp>
+
+#include "iabn/train/parse_json.h"
 
 namespace iabn::train {
 namespace {
 
 using nlohmann::json;
 
-std::string name_at(const json& names, size_t label) {
-  return label < names.size() ? names[label].dump() : std::string("nothing");
+using Names = std::vector<std::string>;
+
+std::string name_at(const Names& names, size_t label) {
+  return label < names.size() ? json(names[label]).dump() : std::string("nothing");
 }
 
 }  // namespace
@@ -21,9 +26,13 @@ std::string class_names_text(const std::vector<std::string>& names) {
 
 std::vector<std::string> class_differences(const std::string& there, const std::string& here) {
   if (there == here) return {};
-  const json a = json::parse(there, nullptr, /*allow_exceptions=*/false);
-  const json b = json::parse(here, nullptr, /*allow_exceptions=*/false);
-  if (!a.is_array() || !b.is_array()) return {"the names there cannot be read"};
+  Names a, b;
+  try {
+    parse_json(there).get_to(a);
+    parse_json(here).get_to(b);
+  } catch (const std::exception&) {  // of the parser, of a type, or of the depth
+    return {"the names there cannot be read: expected a list of texts"};
+  }
   std::vector<std::string> result;
   for (size_t label = 0; label < std::max(a.size(), b.size()); ++label) {
     if (name_at(a, label) == name_at(b, label)) continue;

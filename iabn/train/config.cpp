@@ -10,6 +10,7 @@
 #include "iabn/models/registry.h"
 #include "iabn/models/weight_init.h"
 #include "iabn/train/config_section.h"
+#include "iabn/train/parse_json.h"
 
 namespace iabn::train {
 namespace {
@@ -308,7 +309,7 @@ Config load_config(const std::filesystem::path& path) {
     throw ConfigError(path.string() + ": is a folder; expected a configuration file");
   }
   try {
-    return parse_config(nlohmann::json::parse(file));
+    return parse_config(parse_json(file));
   } catch (const nlohmann::json::exception& error) {
     // The library's texts begin with "[json.exception.parse_error.101] ".
     const std::string text = error.what();

@@ -3,9 +3,8 @@
 #include <array>
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "iabn/io/checkpoint.h"
+#include "iabn/train/parse_json.h"
 
 namespace iabn::train {
 namespace {
@@ -32,7 +31,7 @@ bool is_vistas(const io::Value& root) {
 
 Config config_inside(const std::string& json, const std::filesystem::path& path) {
   try {
-    return parse_config(nlohmann::json::parse(json));
+    return parse_config(parse_json(json));
   } catch (const std::exception& error) {
     throw ConfigError(path.string() + ": the configuration inside cannot be read: " + error.what() +
                       "; give one with --config");

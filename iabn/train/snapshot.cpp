@@ -13,6 +13,7 @@
 #include "iabn/models/network.h"
 #include "iabn/nn/state_dict.h"
 #include "iabn/train/class_names.h"
+#include "iabn/train/parse_json.h"
 #include "iabn/train/step.h"
 #include "iabn/train/version.h"
 
@@ -175,7 +176,7 @@ class Reader {
 void check_config(const Reader& reader, const Config& config, bool any, std::vector<std::string>* passed_over) {
   Config found;
   try {
-    found = parse_config(nlohmann::json::parse(reader.text("config")));
+    found = parse_config(parse_json(reader.text("config")));
   } catch (const SnapshotError&) {
     throw;
   } catch (const std::exception& error) {

@@ -67,6 +67,8 @@ class Run {
   [[noreturn]] void stop_for(const data::DataError& error);
   void finish_epoch(const Metrics& train, const Evaluation& val);
   void report_skipped();
+  // Before the first step a snapshot would only stand in the way of a repaired configuration.
+  bool worth_saving() const { return resume_from_ || total_steps() > 0; }
   void save(const char* name);
   void check_finite(double loss, const char* what = "loss") const;
   [[noreturn]] void fail_diverged(const std::string& symptom) const;
@@ -177,7 +179,7 @@ TrainResult Run::train() {
       finish_epoch(train, val);
     } else {
       result.interrupted_by = pending_interrupt() != 0 ? pending_interrupt() : SIGTERM;
-      save(kCheckpointName);
+      if (worth_saving()) save(kCheckpointName);
       world_.any(false);  // a process that ends first would have the launcher stop rank 0
     }
   }
@@ -189,8 +191,7 @@ void Run::set_scores(TrainResult& result) const {
   result.first_process = world_.first();
   result.best_score = state_.best_score;
   result.score_label = meter_->values().percents.front().label;
-  if (last_evaluation_.percents.empty()) return;  // the run was complete already
-  result.score = last_evaluation_.score();
+  if (!last_evaluation_.percents.empty()) result.score = last_evaluation_.score();  // else it was complete already
 }
 
 TrainResult Run::evaluate_only() {
@@ -231,18 +232,17 @@ bool Run::run_epoch(Metrics& train, Evaluation& val) {
   return complete;
 }
 
-// Met between two steps: the state is whole. But of several processes the others are not asked, and part of it is
-// theirs. Before the first step a snapshot would only stand in the way of a repaired configuration.
+// Met between two steps: the state is whole; but of several processes the others, who hold part of it, are not asked.
 void Run::stop_for(const data::DataError& error) {
-  if (!world_.group && (resume_from_ || total_steps() > 0)) save(kCheckpointName);
-  const std::string path = checkpoint_path().string();
-  const bool saved = fs::exists(path), corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
+  if (!world_.group && worth_saving()) save(kCheckpointName);
+  const bool corrupt = dynamic_cast<const data::DecodeError*>(&error) != nullptr;
+  const auto from = fs::exists(checkpoint_path()) ? std::optional(checkpoint_path()) : resume_from_;
   throw data::DataError("training stopped", error.what(),
-                        (!saved         ? "no step is saved yet"
+                        (!from          ? "no step is saved yet"
                          : world_.group ? "the last snapshot stays"
-                                        : "state saved in " + path) +
+                                        : "state saved in " + from->string()) +
                             "; repair or replace the file" + (corrupt ? " (or add --skip-corrupt)" : "") + ", then " +
-                            (saved ? "continue with --resume " + path : "start again"));
+                            (from ? "continue with --resume " + from->string() : "start again"));
 }
 
 void Run::train_epoch() {

@@ -61,10 +61,10 @@ class DivergedError : public std::runtime_error {
 /// every snapshot_minutes, and on SIGINT or SIGTERM (after the step at hand; several processes agree on both at every
 /// 16th step), the best state after every evaluation that is the best so far, and a row of log.csv per epoch. Data that
 /// cannot be read cost no finished step: the state is written before data::DataError leaves (in a job of several
-/// processes that of the last snapshot stays). Snapshots never hold weights that are not finite. Progress goes to
-/// stdout. Throws ConfigError, SnapshotError, FileError, io::EventFileError, data::DataError, DivergedError,
-/// WeightsError and io::CheckpointError (body), std::invalid_argument (device, body together with resume),
-/// std::runtime_error (see Evaluator::evaluate).
+/// processes that of the last snapshot stays). Before a new run's first step no state is written. Snapshots never hold
+/// weights that are not finite. Progress goes to stdout. Throws ConfigError, SnapshotError, FileError,
+/// io::EventFileError, data::DataError, DivergedError, WeightsError and io::CheckpointError (body),
+/// std::invalid_argument (device, body together with resume), std::runtime_error (see Evaluator::evaluate).
 TrainResult train(const Config& config, const TrainOptions& options);
 
 }  // namespace iabn::train

@@ -8,8 +8,6 @@
 #include <string_view>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "iabn/io/checkpoint.h"
 #include "iabn/models/network.h"
 #include "iabn/train/atomic_file.h"
@@ -18,6 +16,7 @@
 #include "iabn/train/device.h"
 #include "iabn/train/distributed.h"
 #include "iabn/train/interrupt.h"
+#include "iabn/train/parse_json.h"
 #include "iabn/train/snapshot.h"
 #include "iabn/train/task.h"
 
@@ -67,7 +66,7 @@ constexpr std::array<std::string_view, 18> kOfTraining = {"optimizer.",         
 std::string config_note(const std::string& of_snapshot, const Config& config) {
   std::vector<std::string> differences;
   try {
-    differences = config_differences(to_json(parse_config(nlohmann::json::parse(of_snapshot))), to_json(config));
+    differences = config_differences(to_json(parse_config(parse_json(of_snapshot))), to_json(config));
   } catch (const std::exception& error) {
     return std::string("the snapshot's configuration cannot be read: ") + error.what();
   }

@@ -110,6 +110,8 @@ TEST(ImageFolder, SaysWhatItHasPassedOver) {
   EXPECT_EQ(note(), (folder.path() / "train").string() + ": passed over ant/a.bmp and 2 more" + reason);
   write_file(folder.path() / "train/a.png", {'x'});
   EXPECT_EQ(note(), (folder.path() / "train").string() + ": passed over a.png and 3 more" + reason);
+  fs::rename(folder.path() / "train/a.png", folder.path() / "train/z.png");
+  EXPECT_EQ(note(), (folder.path() / "train").string() + ": passed over ant/a.bmp and 3 more" + reason);
 }
 
 TEST(ImageFolder, PicturesAndMasksAreNoClasses) {

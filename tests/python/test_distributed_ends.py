@@ -250,6 +250,14 @@ def test_a_bad_picture_ends_the_job_and_the_last_snapshot_stays(bad_pictures, ra
     assert "frame #" not in other[other.index("iabn: error") :]
 
 
+def test_before_its_first_snapshot_a_resumed_run_names_the_one_it_came_from(folder, built_program, bad_pictures):
+    data, picture, _ = bad_pictures[0]
+    options = arguments("short", "bad-again", "--resume", "bad/checkpoint.pth.tar", data=data)
+    output = run(torchrun(built_program("iabn"), 2, *options), folder, code=1)
+    assert picture in output and "the last snapshot stays" in output
+    assert "continue with --resume bad/checkpoint.pth.tar" in output and "start again" not in output
+
+
 def test_torchrun_shows_the_other_ranks_message_and_nothing_stays(folder, built_program, bad_pictures):
     data, picture, _ = bad_pictures[1]
     before = (folder / "bad" / "checkpoint.pth.tar").read_bytes()

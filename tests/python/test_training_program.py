@@ -1,9 +1,12 @@
 """`iabn train` and `iabn validate` as a user of Python meets them: snapshots in torch.load, figures in TensorBoard."""
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import torch
@@ -169,6 +172,40 @@ def test_snapshots_without_names_of_classes_are_read(run, snapshot):
     assert "epoch 3/3" in run("train", "config.json", "data", *arguments)
 
 
+DEEP = 200_000 * "[" + 200_000 * "]"
+NO_NAMES = {"deep": DEEP, "open": DEEP[:200_000], "number": '["dark", 1]', "object": '{"dark": 0}', "text": "no JSON"}
+
+
+@pytest.mark.parametrize("names", NO_NAMES.values(), ids=NO_NAMES)
+def test_names_of_classes_that_are_no_list_of_texts_are_refused(run, snapshot, names):
+    snapshot["iabn"]["classes"] = names
+    torch.save(snapshot, run.folder / "names.pth")
+    text = "names.pth: was trained with other classes: the names there cannot be read: expected a list of texts"
+    assert text in run("validate", "config.json", "names.pth", "data", "--device", "cpu", code=1)
+    arguments = ("--log-dir", "names-logs", "--resume", "names.pth", "--device", "cpu", "--epochs", 3)
+    assert text in run("train", "config.json", "data", *arguments, code=1)
+
+
+def test_deeply_nested_configurations_are_refused(run, snapshot):
+    deep = '{"network": ' + DEEP + "}"
+    text = "lists and objects are nested more than 64 deep"
+    (run.folder / "deep.json").write_text(deep)
+    torch.save(torch.nn.BatchNorm2d(2).state_dict(), run.folder / "norm.pth")
+    for command in (
+        ("train", "deep.json", "data"),
+        ("convert", "norm.pth", "norm.safetensors", "--to-gamma", "signed", "--config", "deep.json"),
+    ):
+        assert f"deep.json: {text}" in run(*command, code=2)
+    assert "deep.json: " in run("bench", "network", "config.json", "--result", "deep.json", "--device", "cpu", code=1)
+    snapshot["iabn"]["config"] = deep
+    torch.save(snapshot, run.folder / "deep.pth")
+    arguments = ("config.json", "data", "--log-dir", "deep-logs", "--device", "cpu", "--epochs", 3)
+    assert f"cannot read: {text}" in run("train", *arguments, "--resume", "deep.pth", code=1)
+    assert f"cannot be read: {text}" in run("predict", "deep.pth", "data/val/dark", "out", "--device", "cpu", code=2)
+    output = run("validate", "config.json", "deep.pth", "data", "--device", "cpu")
+    assert f"the snapshot's configuration cannot be read: {text}" in output
+
+
 def test_validate_says_where_the_configuration_is_not_the_snapshots(run):
     other = json.loads(json.dumps(CONFIG))
     other["network"] |= {"activation": "elu", "bn_mode": "standard"}
@@ -200,3 +237,26 @@ def test_a_trace_of_some_steps_can_be_written(run):
     events = json.loads((run.folder / "traced" / "trace_rank0.json").read_text())["traceEvents"]
     layers = 7
     assert sum(event.get("name") == "iabn::abn_backward" for event in events) == 2 * layers
+
+
+def test_interrupted_before_the_first_step_a_run_saves_nothing(run, built_program):
+    """So that a repaired configuration can use its folder."""
+    command = [built_program("iabn"), "train", "config.json", "data", "--log-dir", "early", "--device", "cpu"]
+    reader, writer = os.pipe()
+    os.write(writer, b" " * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ))  # it waits at its first line
+    with subprocess.Popen(command, cwd=run.folder, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        while not (run.folder / "early" / "log.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        with os.fdopen(reader, "rb") as output:
+            output.read()
+        text = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "interrupted before the first step: nothing is saved" in text and "--resume" not in text
+    assert not (run.folder / "early" / "checkpoint.pth.tar").exists()
+    other = json.loads(json.dumps(CONFIG))
+    other["optimizer"]["learning_rate"] = 0.01
+    (run.folder / "repaired.json").write_text(json.dumps(other))
+    run("train", "repaired.json", "data", "--log-dir", "early", "--device", "cpu", "--epochs", 1)
