@@ -42,4 +42,10 @@ std::vector<std::string> class_differences(const std::string& there, const std::
   return result;
 }
 
+std::string other_classes(const std::string& differences, const std::string& option) {
+  return "was trained with other classes: " + differences +
+         "; labels are the class folders in order of name, so give these their names back, or add " + option +
+         " if the labels mean the same";
+}
+
 }  // namespace iabn::train

@@ -14,4 +14,7 @@ std::string class_names_text(const std::vector<std::string>& names);
 /// One text per label whose class differs, `label 0 is "cat" there, "dog" here`, of two class_names_text().
 std::vector<std::string> class_differences(const std::string& there, const std::string& here);
 
+/// Text of an error for such differences, in a line, that `option` would pass over.
+std::string other_classes(const std::string& differences, const std::string& option);
+
 }  // namespace iabn::train

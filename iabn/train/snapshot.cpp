@@ -196,11 +196,7 @@ void check_classes(const Reader& reader, const std::string& classes, bool any, s
   if (classes.empty() || !reader.has("classes")) return;
   const std::string differences = joined_differences(class_differences(reader.text("classes"), classes));
   if (differences.empty()) return;
-  if (!any) {
-    reader.fail("was trained with other classes: " + differences +
-                "; labels are the class folders in order of name, so give these their names back, or continue with "
-                "--any-config if the labels mean the same");
-  }
+  if (!any) reader.fail(other_classes(differences, "--any-config"));
   if (passed_over != nullptr) passed_over->push_back(differences);
 }
 

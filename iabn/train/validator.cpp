@@ -81,9 +81,7 @@ std::string classes_note(const ValidateOptions& options, const std::string& of_s
   const std::string text = joined_differences(class_differences(of_snapshot, of_data));
   if (text.empty()) return "";
   if (options.any_classes) return "other classes than the snapshot's: " + text;
-  throw WeightsError(options.checkpoint.string() + ": was trained with other classes: " + text +
-                     "; labels are the class folders in order of name, so give these their names back, or add "
-                     "--any-classes if the labels mean the same");
+  throw WeightsError(options.checkpoint.string() + ": " + other_classes(text, "--any-classes"));
 }
 
 void print_classes(const std::vector<ClassResult>& classes) {

@@ -19,8 +19,7 @@ namespace {
 constexpr size_t kShown = 10;  // keys of each kind in an error
 constexpr const char* kNames =
     "\n  Names must be those of the networks of iabn models (the original package's, such as mod1.conv1.weight): "
-    "rename "
-    "the weights of other libraries";
+    "rename the weights of other libraries";
 
 std::string shape_text(at::IntArrayRef sizes) {
   std::string text = "[";
