@@ -153,7 +153,7 @@ TYPED_TEST(CudaResidualSlab, EveryPlanGivesForwardAndBackward) {
                    std::to_string(plan.groups) + " groups of " + std::to_string(plan.blocks));
       const auto p = residual_problem<TypeParam>(shape, kLeaky);
       Run<TypeParam> run(p);
-      const size_t bytes = kernels::cuda::slab_workspace_bytes(shape, sizeof(TypeParam), plan, Pass::kResidualBackward);
+      const size_t bytes = kernels::cuda::slab_workspace_bytes(shape, sizeof(TypeParam), plan);
       const DeviceArray<char> workspace(bytes);
       ASSERT_TRUE(kernels::cuda::slab_residual_forward<TypeParam>(run.x.get(), run.r.get(), shape, run.affine(), p.act,
                                                                   {}, run.mean.get(), run.var.get(), plan,

@@ -18,6 +18,7 @@ template <class A_, int kSlots>
 struct Moments {
   using A = A_;
   static constexpr int kNumbers = 1 + 2 * kSlots;
+  static constexpr int kPosted = 2 * kSlots;  // without the count
 
   A count = A(0);
   A mean[kSlots] = {};
@@ -42,7 +43,6 @@ struct Moments {
   }
 
   __device__ __forceinline__ Moments<A, 1> slot(int k) const { return {count, {mean[k]}, {m2[k]}}; }
-  __device__ __forceinline__ void set_count(A count_) { count = count_; }
 
   /// The numbers but for the count.
   template <class F>
@@ -68,6 +68,7 @@ template <class A_, int kSlots>
 struct GradientSums {
   using A = A_;
   static constexpr int kNumbers = 4 * kSlots;
+  static constexpr int kPosted = kNumbers;
 
   A a0[kSlots] = {};  // sum d_y
   A a1[kSlots] = {};  // sum d_y*y'
@@ -92,7 +93,6 @@ struct GradientSums {
   }
 
   __device__ __forceinline__ GradientSums<A, 1> slot(int k) const { return {{a0[k]}, {a1[k]}, {b1[k]}, {b2[k]}}; }
-  __device__ __forceinline__ void set_count(A) {}
   template <class F>
   __device__ __forceinline__ void for_each_number(F&& f) {
     for_each(f);

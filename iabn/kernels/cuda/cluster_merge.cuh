@@ -4,9 +4,17 @@
 // pairs, the mean first and then M2 about it, so that nothing is divided per part and no step waits for a quotient.
 
 #include "iabn/kernels/cuda/accumulators.cuh"
-#include "iabn/kernels/cuda/exchange.cuh"
 
 namespace iabn::kernels::cuda {
+
+/// The sum over `lanes` neighbouring lanes (a power of two), the same bits in all of them. All lanes of the warp call
+/// it.
+__device__ __forceinline__ float sum_over(int lanes, float value) {
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, distance);
+  }
+  return value;
+}
 
 /// An accumulator of one channel as it travels.
 template <class Accumulator>

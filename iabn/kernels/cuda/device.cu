@@ -27,7 +27,7 @@ std::vector<Device> all_devices() {
     d.supported = attribute(cudaDevAttrCooperativeLaunch, device) != 0 &&
                   attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 &&
                   attribute(cudaDevAttrComputeCapabilityMinor, device) == 0 &&
-                  d.multiprocessors <= 32 * Exchange::kRounds;
+                  d.multiprocessors <= Exchange::kMostBlocks;
   }
   return result;
 }

@@ -31,7 +31,7 @@ size_t workspace_bytes(const Shape& shape) {
   size_t bytes = two_pass_workspace_bytes<T>(shape);
   for (const Pass pass : {Pass::kForward, Pass::kBackward, Pass::kResidualForward, Pass::kResidualBackward}) {
     const auto plan = slab_plan(shape, sizeof(T), 0, pass);
-    if (plan) bytes = std::max(bytes, slab_workspace_bytes(shape, sizeof(T), *plan, pass));
+    if (plan) bytes = std::max(bytes, slab_workspace_bytes(shape, sizeof(T), *plan));
   }
   return bytes;
 }

@@ -3,8 +3,8 @@
 // CUDA kernels. Formulas, names and layouts: iabn/kernels/kernels.h. Instantiated for double, float, Half and BFloat16.
 //
 // Every function enqueues on `stream` and returns without waiting; all of them can be captured in a CUDA graph. Nothing
-// is allocated but 2 MiB at the first call on a stream (exchange_area.h), and nothing during a capture. `workspace` is
-// device memory of at least workspace_bytes<T>(shape) bytes, 256-byte aligned, that must stay valid until the stream
+// is allocated but 4 MiB at the first call on a stream, and of each graph (exchange_area.h). `workspace`
+// is device memory of at least workspace_bytes<T>(shape) bytes, 256-byte aligned, that must stay valid until the stream
 // has passed; its contents need no initialisation. A refused launch throws std::runtime_error with CUDA's message. All
 // pointers are device pointers.
 

@@ -7,13 +7,14 @@
 // An operation offers
 //   kInputs, kOutputs        tensors that are read and written
 //   kReduced                 inputs that the reduction needs, the first ones
-//   kPartialWords            64-bit words of a block's partial result of a channel (exchange.cuh)
 //   kCoefficients            numbers of a channel that an application needs
 //   kPeers                   sums are those of several processes
 //   Accumulator<slots>       see accumulators.cuh
 //   Constants<slots>         per-channel numbers that the reduction needs
 //   begin, Batch<slots>      the reduction: begin before a channel's first vectors; add vectors to a batch, merge it
-//   merge_partials           the sums of all blocks, by the lanes of one channel
+//   kPosters, post           threads per channel that post the block's sums (exact_sums.cuh), and the work of one;
+//                            number(w, i): the numbers of warp w's accumulator; count(w): its elements
+//   usual, take              where the sums of all blocks are looked for first; the accumulator that they make
 //   parameters               what is known of a channel before the sums are
 //   summary                  what the sums say about a channel: this process's, with a PeerGroup those of several
 //   coefficients, apply      the numbers of the application, for which everybody waits; and the output vectors
@@ -24,7 +25,7 @@
 
 #include "iabn/kernels/cuda/accumulators.cuh"
 #include "iabn/kernels/cuda/activations.cuh"
-#include "iabn/kernels/cuda/exchange.cuh"
+#include "iabn/kernels/cuda/exact_sums.cuh"
 #include "iabn/kernels/cuda/moments.cuh"
 #include "iabn/kernels/cuda/summary.cuh"
 #include "iabn/kernels/cuda/vector.cuh"
@@ -44,8 +45,7 @@ struct ForwardOperation {
   static constexpr bool kPeers = kPeers_;
   static constexpr int kInputs = kResidual ? 2 : 1;  // x, r
   static constexpr int kReduced = 1;
-  static constexpr int kOutputs = 1;  // z
-  static constexpr int kPartialWords = 1;
+  static constexpr int kOutputs = 1;       // z
   static constexpr int kCoefficients = 3;  // mean, scale, beta
   template <int kSlots>
   using Accumulator = Moments<float, kSlots>;
@@ -75,28 +75,33 @@ struct ForwardOperation {
     batch.add(in[0]);
   }
 
-  static __device__ __forceinline__ void post_partial(uint64_t* at, const Accumulator<1>& a) {
-    post(at, a.mean[0], a.m2[0]);
+  /// The sums of x and x^2, two float32 each: a mean of 1e4 standard deviations costs M2 1e-6 of itself. What float32
+  /// can't hold, here and in backward, and infinities make a sum NaN; of the squares alone: the variance infinite.
+  static constexpr int kPosters = 2;
+  static __device__ constexpr Limbs usual(int term) { return term % 2 == 0 ? Limbs{3, 6} : Limbs{2, 5}; }
+  template <int kWarps, class Sums>
+  static __device__ __forceinline__ void post(const Sums& sums, int which, const auto& number, const auto& count) {
+    double sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const double mean = number(w, 0), of_x = count(w) * mean;
+      sum += which == 0 ? of_x : number(w, 1) + of_x * mean;
+    }
+    const auto high = static_cast<float>(sum);
+    sums.post(2 * which, high);
+    sums.post(2 * which + 1, static_cast<float>(sum - high));
   }
-  /// Mean first, about one of the parts' means, then M2 about the mean: no division per part. Missing parts count 0.
-  template <int kRounds>
-  static __device__ __forceinline__ Accumulator<1> merge_partials(const uint64_t (&parts)[kRounds][1],
-                                                                  const float (&counts)[kRounds], float total,
-                                                                  int lanes) {
-    const float origin = __shfl_sync(0xffffffffu, low_of(parts[0][0]), 0, lanes);
-    float sum = 0.f;
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      if (counts[r] > 0.f) sum += counts[r] * (low_of(parts[r][0]) - origin);
-    }
-    const float mean = origin + ratio(sum_over(lanes, sum), total);
-    float m2 = 0.f;
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      const float distance = low_of(parts[r][0]) - mean;
-      if (counts[r] > 0.f) m2 += high_of(parts[r][0]) + counts[r] * distance * distance;
-    }
-    return {total, {mean}, {sum_over(lanes, m2)}};
+  template <class Sums>
+  static __device__ __forceinline__ Accumulator<1> take(const Sums& sums, int blocks, double total, bool& unusual) {
+    double s[4];
+    sums.take(blocks, s, unusual);
+    const double of_x = s[0] + s[1], mean = of_x / total;
+    const double squares = s[2] + s[3], m2 = squares - of_x * mean;
+    // Squares that are too large for a sum: the deviation is infinite.
+    const bool infinite = squares != squares && mean == mean;
+    return {static_cast<float>(total),
+            {static_cast<float>(mean)},
+            {infinite ? __int_as_float(0x7f800000) : static_cast<float>(m2 < 0 ? 0 : m2)}};
   }
 
   /// One thread of the launch. Momentum is given: nobody reads the counter.
@@ -156,8 +161,7 @@ struct BackwardOperation {
   static constexpr int kInputs = kResidual ? 3 : 2;  // z, d_z, r
   static constexpr int kReduced = kInputs;
   static constexpr int kOutputs = kResidual ? 2 : 1;  // d_x, d_r
-  static constexpr int kPartialWords = 2;
-  static constexpr int kCoefficients = 4;  // a, b, c, beta
+  static constexpr int kCoefficients = 4;             // a, b, c, beta
   template <int kSlots>
   using Accumulator = GradientSums<float, kSlots>;
   template <int kSlots>
@@ -213,26 +217,21 @@ struct BackwardOperation {
     for (int j = 0; j < kWidth; ++j) batch.sums.add(kSlots == 1 ? 0 : j, y[j], d_y[j]);
   }
 
-  static __device__ __forceinline__ void post_partial(uint64_t* at, const Accumulator<1>& a) {
-    post(at, a.a0[0], a.a1[0]);
-    post(at + 1, a.b1[0], a.b2[0]);
-  }
-  template <int kRounds>
-  static __device__ __forceinline__ Accumulator<1> merge_partials(const uint64_t (&parts)[kRounds][2],
-                                                                  const float (&counts)[kRounds], float, int lanes) {
-    Accumulator<1> all;
+  static constexpr int kPosters = 4;
+  static __device__ constexpr Limbs usual(int) { return {3, 6}; }
+  template <int kWarps, class Sums>
+  static __device__ __forceinline__ void post(const Sums& sums, int which, const auto& number, const auto&) {
+    float sum = 0;
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      if (counts[r] == 0.f) continue;
-      all.a0[0] += low_of(parts[r][0]);
-      all.a1[0] += high_of(parts[r][0]);
-      all.b1[0] += low_of(parts[r][1]);
-      all.b2[0] += high_of(parts[r][1]);
-    }
-    return {{sum_over(lanes, all.a0[0])},
-            {sum_over(lanes, all.a1[0])},
-            {sum_over(lanes, all.b1[0])},
-            {sum_over(lanes, all.b2[0])}};
+    for (int w = 0; w < kWarps; ++w) sum += number(w, which);
+    sums.post(which, sum);
+  }
+  template <class Sums>
+  static __device__ __forceinline__ Accumulator<1> take(const Sums& sums, int blocks, double, bool& unusual) {
+    double s[4];
+    sums.take(blocks, s, unusual);
+    return {
+        {static_cast<float>(s[0])}, {static_cast<float>(s[1])}, {static_cast<float>(s[2])}, {static_cast<float>(s[3])}};
   }
 
   __device__ __forceinline__ void count_batch() const {}

@@ -96,7 +96,7 @@ size_t peer_workspace_bytes(const Shape& shape, const Peers& peers) {
   size_t bytes = own_sums_offset<T>(shape) + static_cast<size_t>(8 * shape.c) * sizeof(float);
   for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
     const auto plan = slab_plan(shape, sizeof(T), 0, pass, peers.spare);
-    if (plan) bytes = std::max(bytes, slab_workspace_bytes(shape, sizeof(T), *plan, pass));
+    if (plan) bytes = std::max(bytes, slab_workspace_bytes(shape, sizeof(T), *plan));
   }
   return bytes;
 }

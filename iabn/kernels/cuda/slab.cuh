@@ -9,8 +9,8 @@
 //   loader      one thread; fetches the block's chunks of the slab into a ring of stages, few at a time: more requests
 //               than memory needs would only delay those of the reduction that everybody waits for; while it waits, it
 //               brings what comes next to the L2
-//   combiner    3 warps; merge the partial results of all blocks for some channels, publish (exchange.cuh)
-//   reduction   4 warps; add up every chunk, then post the block's partial result
+//   combiner    3 warps; wait for the sums of all blocks (exact_sums.cuh), find the coefficients, publish
+//   reduction   4 warps; add up every chunk, then post the block's sums
 //   application 8 warps; keep kKept chunks in registers, wait for the coefficients, write the output
 // The chunks of a slab, in this order: `streamed` ones, which only the reduction uses and which are fetched again at
 // the end, last first, while the L2 still holds them; those kept in registers; those that stay in the ring.
@@ -73,7 +73,7 @@ class SlabKernel {
         while (loader.next()) {
         }
       } else if (thread >= 32) {
-        combine(thread / 32 - 1);
+        combine(thread - 32);
       }
     } else if (thread < Budget::kWarpgroup + Budget::kReductionThreads) {
       release_registers<Budget::kReductionRegisters>();
@@ -141,7 +141,6 @@ class SlabKernel {
   __device__ __forceinline__ void reduce(int thread) {
     constexpr int kBatch = kInputs == 1 ? 4 : 2;
     constexpr int kWarps = Budget::kReductionThreads / 32;
-    constexpr int kNumbers = Budget::kNumbers;
     const int lane = thread % 32, warp = thread / 32;
     const int column = Source::column(thread);
     RingPosition at;
@@ -177,7 +176,7 @@ class SlabKernel {
       if (lane < kColumns) {
 #pragma unroll
         for (int s = 0; s < kSlots; ++s) {
-          float* to = scratch_ + warp * kNumbers * kChannels + column * kSlots + s;
+          float* to = scratch_ + warp * Budget::kNumbers * kChannels + column * kSlots + s;
           sums.slot(s).for_each_number([&](float& number) {
             *to = number;
             to += kChannels;
@@ -185,20 +184,11 @@ class SlabKernel {
         }
       }
       group_barrier<Budget::kReductionThreads>(1);
-      if (thread < kChannels) {
-        typename Op::template Accumulator<1> all;
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w) {
-          typename Op::template Accumulator<1> one;
-          const float* from = scratch_ + w * kNumbers * kChannels + thread;
-          one.for_each_number([&](float& number) {
-            number = *from;
-            from += kChannels;
-          });
-          one.set_count(static_cast<float>(count_of_warp(w)));
-          all.merge(one);
-        }
-        Op::post_partial(job_.exchange.partial(int64_t{slab} * kChannels + thread, rank_, Op::kPartialWords), all);
+      const int channel = thread % kChannels;
+      const auto number = [&](int w, int i) { return scratch_[(w * Budget::kNumbers + i) * kChannels + channel]; };
+      const auto count = [&](int w) { return static_cast<double>(count_of_warp(w)); };
+      for (int which = thread / kChannels; which < Op::kPosters; which += Budget::kReductionThreads / kChannels) {
+        Op::template post<kWarps>(sums_of(slab, channel), which, number, count);
       }
       group_barrier<Budget::kReductionThreads>(1);
       if (thread == 0) posted_->add();
@@ -208,54 +198,89 @@ class SlabKernel {
 
   // ---- combination
 
-  __device__ __forceinline__ void combine(int warp) {
-    const int blocks = job_.exchange.blocks;
-    const int chunks = job_.source.chunks();
-    const int tail = job_.source.count(chunks - 1);
-    const int whole = job_.source.count(0);
+  /// Named barriers between the combiner and the application: coefficients are there; their place is free again.
+  static constexpr int kReady = 2, kFree = 3;
 
-    const auto count = [&](int block) {
-      if (block >= chunks) return 0.f;
-      const int share = (chunks - block + blocks - 1) / blocks;
-      const bool last = (chunks - 1) % blocks == block;
-      return static_cast<float>(share - last) * static_cast<float>(whole) + (last ? static_cast<float>(tail) : 0.f);
-    };
-    const float total = static_cast<float>(chunks - 1) * static_cast<float>(whole) + static_cast<float>(tail);
-    Merger<Op> merger(job_.exchange, count);
+  /// Of a slab's channel.
+  __device__ __forceinline__ typename Budget::Sums sums_of(int slab, int channel) const {
+    return {job_.exchange.words + int64_t{slab} * kChannels * Exchange::kSumWords + channel};
+  }
+
+  __device__ __forceinline__ void combine(int thread) {
+    const int blocks = job_.exchange.blocks, last = job_.source.chunks() - 1;
+    // More elements than float32 can count would be missing from M2.
+    const double total = static_cast<double>(int64_t{last} * job_.source.count(0) + job_.source.count(last));
+    job_.exchange.clear(int64_t{blockIdx.x} * Budget::kCombinerThreads + thread,
+                        int64_t{gridDim.x} * Budget::kCombinerThreads);
     [[maybe_unused]] int half = 0;  // of the peers' areas
     if constexpr (Op::kPeers) {
-      if (threadIdx.x % 32 == 0) half = take_turn(job_.peers, gridDim.x * Budget::kCombinerWarps).half;
+      if (thread % 32 == 0) half = take_turn(job_.peers, gridDim.x * (Budget::kCombinerThreads / 32)).half;
       half = __shfl_sync(0xffffffffu, half, 0);
     }
-    const int warps = Budget::kCombinerWarps * blocks;
-    int place =
-        warp * blocks + rank_;  // among the group's warps; moves on, so that few channels don't meet the same one
+    bool unusual = false;  // see ExactSums::take
     int slabs = 0;
     for (int slab = group_; slab < slabs_; slab += job_.groups) {
-      bool first = true;
-      for (int base = place * merger.channels(); base < kChannels; base += warps * merger.channels()) {
-        const int local = base + merger.which();
-        const int64_t channel = int64_t{slab} * kChannels + local;
-        const bool wanted = local < kChannels;
-        const bool exists = wanted && channel < job_.source.channels;
+      // The first of the group's blocks where one works for all: another one in every slab, since slabs may have few
+      // channels.
+      const int first_block = slabs % blocks;
+      const int64_t channel = int64_t{slab} * kChannels + thread;
+      const bool mine = thread < kChannels, exists = mine && channel < job_.source.channels;
+      if (rank_ == first_block) sums_of(slab, 0).touch_all(thread, Budget::kCombinerThreads);
+      if constexpr (Op::kPeers) {
+        posted_->wait(slabs + 1);  // others will be about as far: no polling before
+        trade(slab, (rank_ - first_block + blocks) % blocks, half, total, unusual);
+        const float4 numbers = mine ? take_coefficients(job_.exchange.coefficients(channel)) : float4{};
+        hand_over(thread, numbers, slabs > 0);
+      } else {
         typename Op::Parameters parameters{};
         if (exists) parameters = job_.op.parameters(channel);
-        if (wanted) merger.touch_partials(channel);
-        if (first) posted_->wait(slabs + 1);  // others will be about as far: no polling before
-        first = false;
-        const auto all = merger.take(channel, wanted, total);
-        const auto summary = [&] {
-          if constexpr (Op::kPeers) {
-            return job_.op.summary(all, total, PeerGroup{job_.peers, half, channel, exists, merger.lanes()});
-          } else {
-            return job_.op.summary(all, total);
-          }
-        }();
-        if (wanted) merger.post_coefficients(channel, job_.op.coefficients(summary, parameters));
-        if (exists && merger.leads()) job_.op.publish(summary, parameters, channel);
+        posted_->wait(slabs + 1);
+        typename Op::template Accumulator<1> all;
+        if (mine) all = Op::take(sums_of(slab, thread), blocks, total, unusual);
+        const auto summary = job_.op.summary(all, static_cast<float>(total));
+        hand_over(thread, job_.op.coefficients(summary, parameters), slabs > 0);
+        if (exists && rank_ == first_block) job_.op.publish(summary, parameters, channel);
       }
       ++slabs;
-      if (++place == warps) place = 0;
+    }
+  }
+
+  /// Coefficients of the slab's channel number `thread` to the application. again: not the first slab.
+  __device__ __forceinline__ void hand_over(int thread, float4 numbers, bool again) const {
+    __syncwarp();
+    if (again) group_barrier<Budget::kHandoverThreads>(kFree);
+    if (thread < kChannels) {
+      coefficients_[thread] = numbers.x;
+      coefficients_[kChannels + thread] = numbers.y;
+      coefficients_[2 * kChannels + thread] = numbers.z;
+      if constexpr (Op::kCoefficients == 4) coefficients_[3 * kChannels + thread] = numbers.w;
+    }
+    __syncwarp();
+    group_arrive<Budget::kHandoverThreads>(kReady);
+  }
+
+  /// Some of a slab's channels: trades their sums with the other processes, posts the coefficients to the group,
+  /// publishes. Eight lanes share a channel. order: this block's, among the group's.
+  __device__ __forceinline__ void trade(int slab, int order, int half, double total, bool& unusual) const {
+    constexpr int kLanes = Peers::kMost, kAtATime = 32 / kLanes;
+    const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 - 1;
+    const int warps = Budget::kCombinerThreads / 32 * job_.exchange.blocks;
+    for (int base = (warp * job_.exchange.blocks + order) * kAtATime; base < kChannels; base += warps * kAtATime) {
+      const int local = base + lane / kLanes;
+      const int64_t channel = int64_t{slab} * kChannels + local;
+      const bool wanted = local < kChannels, exists = wanted && channel < job_.source.channels;
+      typename Op::Parameters parameters{};
+      if (exists) parameters = job_.op.parameters(channel);
+      typename Op::template Accumulator<1> own;
+      if (wanted) own = Op::take(sums_of(slab, local), job_.exchange.blocks, total, unusual);
+      __syncwarp();
+      const auto summary =
+          job_.op.summary(own, static_cast<float>(total), PeerGroup{job_.peers, half, channel, exists, kLanes});
+      if (wanted && lane % kLanes == 0) {
+        post_coefficients(job_.exchange.coefficients(channel), job_.op.coefficients(summary, parameters));
+        if (exists) job_.op.publish(summary, parameters, channel);
+      }
+      __syncwarp();
     }
   }
 
@@ -278,7 +303,6 @@ class SlabKernel {
     for (int slab = group_; slab < slabs_; slab += job_.groups) {
       const bool active = slab * kChannels + column * kSlots < job_.source.channels;
       V kept[kKept][kVectors][kInputs];
-      if (thread < kChannels) touch(job_.exchange.coefficients(int64_t{slab} * kChannels + thread, rank_));
       for (int k = 0; k < share_.streamed; ++k) skip(at);
 #pragma unroll
       for (int k = 0; k < kKept; ++k) {
@@ -294,14 +318,7 @@ class SlabKernel {
         release(at);
       }
 
-      if (thread < kChannels) {
-        const float4 numbers = job_.exchange.take_coefficients(int64_t{slab} * kChannels + thread, rank_);
-        coefficients_[thread] = numbers.x;
-        coefficients_[kChannels + thread] = numbers.y;
-        coefficients_[2 * kChannels + thread] = numbers.z;
-        if constexpr (Op::kCoefficients == 4) coefficients_[3 * kChannels + thread] = numbers.w;
-      }
-      group_barrier<Budget::kApplicationThreads>(2);
+      group_barrier<Budget::kHandoverThreads>(kReady);
       Coefficients<kSlots> coefficients;
 #pragma unroll
       for (int q = 0; q < Op::kCoefficients; ++q) {
@@ -310,7 +327,7 @@ class SlabKernel {
           coefficients.value[q][s] = coefficients_[q * kChannels + column * kSlots + s];
         }
       }
-      group_barrier<Budget::kApplicationThreads>(2);
+      if (slab + job_.groups < slabs_) group_arrive<Budget::kHandoverThreads>(kFree);
 
       const auto from_ring = [&](int k) {
         const int number = chunk(k);

@@ -45,7 +45,7 @@ constexpr int run_pieces(int64_t run_vectors, int tile_vectors) {
 }
 
 /// Device memory that a launch with this plan may need, in bytes (exchange_area.h).
-size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan, Pass pass);
+size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan);
 
 /// As the directions in kernels.h and peers.h; d_x must be there, and momentum is not cumulative. False, with nothing
 /// done, where the device or the part of it that this stream may use can't hold all blocks at a time.

@@ -2,7 +2,7 @@
 
 // What the slab kernel (slab.cuh) is given, and how it divides a multiprocessor's threads, registers and shared memory.
 
-#include "iabn/kernels/cuda/exchange.cuh"
+#include "iabn/kernels/cuda/exact_sums.cuh"
 #include "iabn/kernels/cuda/operations.cuh"
 #include "iabn/kernels/cuda/slab_source.cuh"
 
@@ -29,7 +29,9 @@ struct SlabBudget {
   static constexpr int kWarpgroup = 128;
   static constexpr int kReductionThreads = 128;
   static constexpr int kApplicationThreads = 256;
-  static constexpr int kCombinerWarps = 3;
+  static constexpr int kCombinerThreads = 96;
+  /// Of the barriers between those that find a slab's coefficients and those that apply them.
+  static constexpr int kHandoverThreads = kCombinerThreads + kApplicationThreads;
   /// Cycles between two prefetches of a multiprocessor: chunks of 16 KB then make about the bandwidth of memory.
   static constexpr uint32_t kPrefetchCycles = 1600;
   // Registers per thread: together 65536, the whole file.
@@ -44,7 +46,8 @@ struct SlabBudget {
   static constexpr int kKept = (Op::kInputs == 1 ? 128 : 112) / (kApplicationVectors * Op::kInputs * 4);
 
   using Accumulator = typename Op::template Accumulator<Source::kSlots>;
-  static constexpr int kNumbers = 2 * Op::kPartialWords;  // per channel
+  using Sums = ExactSums<Op, Source::kChannels>;
+  static constexpr int kNumbers = Op::template Accumulator<1>::kPosted;  // of a warp and a channel
   static constexpr int kScratch = kReductionThreads / 32 * kNumbers * Source::kChannels;
   static constexpr int kCoefficients = Op::kCoefficients * Source::kChannels;
   static constexpr int kSharedBytes = 227 * 1024;

@@ -61,8 +61,9 @@ bool launch_slab(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outp
   fill_source(job.source, inputs, shape, plan);
   std::copy(outputs.begin(), outputs.end(), job.outputs);
   const int64_t channels = int64_t{job.source.slabs()} * Source::kChannels;
-  const size_t bytes = Exchange::bytes(channels, plan.blocks, Op::kPartialWords);
-  job.exchange = {exchange_area(bytes, workspace, stream), channels, plan.blocks};
+  ExchangeArea area(Exchange::bytes(channels), workspace, stream);
+  job.exchange = {area.words(), channels, plan.blocks, static_cast<uint4*>(area.to_clear()),
+                  static_cast<int64_t>(area.bytes_to_clear() / sizeof(uint4))};
   if (plan.ring_chunks > 0 && plan.ring_chunks < Budget::kStages) job.ring_chunks = plan.ring_chunks;
   job.prefetch = plan.prefetch;
   job.in_flight = plan.in_flight > 0 && plan.in_flight < Budget::kStages ? plan.in_flight : 3;
@@ -83,6 +84,7 @@ bool launch_slab(const Op& op, const Inputs<Op>& inputs, const Outputs<Op>& outp
     return false;
   }
   check(status, "slab_kernel");
+  area.launched();
   return true;
 }
 

@@ -4,9 +4,9 @@
 //
 // Note [Requests in flight]
 // A few chunks on their way keep memory busy; more only queue, and the small words that blocks exchange queue behind
-// them: with three chunks of 16 KB in flight partial sums take 4 to 7 us to be merged elsewhere, with one 2 us, but
-// then memory is not busy. While the ring is full, memory would idle: then the next chunks are brought to the L2, one
-// in kPrefetchCycles, since nothing tells when they have arrived. docs/findings/07-what-memory-does-meanwhile.md
+// them: with three chunks of 16 KB in flight sums took 4 to 7 us to be merged elsewhere, with one 2 us (finding 07),
+// but then memory is not busy. While the ring is full, memory would idle: then the next chunks are brought to the L2,
+// one in kPrefetchCycles, since nothing tells when they have arrived. docs/findings/07-what-memory-does-meanwhile.md
 
 #include "iabn/kernels/cuda/slab_budget.cuh"
 

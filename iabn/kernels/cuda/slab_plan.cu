@@ -22,11 +22,11 @@ struct SlabPolicy {
   /// [32,256,14,14] forward 8.8 us, whole lines 9.8 us.
   static constexpr int kRowBytes[] = {128, 64};
   static constexpr int64_t kSmallBytes = 96 << 10;  // of the whole tensor, per multiprocessor
-  /// A block's share of a slab, at most and best; a multiprocessor holds 330 KB. [128,1024,14,14] forward: 200 KB 2.40,
-  /// 100 KB 2.50; [128,512,28,28] backward: 190 KB 3.89, 390 KB 4.04.
+  /// A block's share of a slab, at most and best; a multiprocessor holds 330 KB. [128,1024,14,14] forward: 100 KB 2.36,
+  /// 200 KB 2.41; backward: 190 KB 3.64, 100 KB 3.70; residual backward: 150 KB 5.90, 290 KB 6.11.
   static constexpr int64_t kLeastShareBytes = 90 << 10;  // but for small tensors
   static constexpr int64_t kMostShareBytes = 300 << 10;
-  static constexpr int64_t kShareBytes = 190 << 10;
+  static constexpr int64_t kShareBytes = 140 << 10;
   /// Contiguous: [128,256,56,56] forward 100 KB 2.54, 60 KB 2.73; but a block that has a channel for itself wins:
   /// [128,512,28,28] forward 2.67, with three blocks 3.3.
   static constexpr int64_t kRunShareBytes = 100 << 10;
@@ -35,6 +35,7 @@ struct SlabPolicy {
   /// many blocks that wait for each other, half lines.
   static constexpr double kDoublingCost = 0.04;
   static constexpr double kBlocksCost = 0.015;
+  static constexpr double kLargeBlocksCost = 0.005;  // large channels-last tensors
   static constexpr double kHalfLinesCost = 0.03;
   /// What it costs if no next slab covers the wait for the sums. [128,2048,7,7] forward 2.9, with two slabs 2.7.
   static constexpr double kSingleSlab = 0.9;
@@ -44,6 +45,8 @@ struct SlabPolicy {
   /// Blocks with fewer chunks than this get them evenly; others get whole chunks, some one more than others.
   static constexpr int64_t kManyChunks = 3;
   static constexpr int kInFlight = 3;
+  static constexpr int kSmallInFlight =
+      2;  // small channels-last tensors. [32,256,14,14] backward 9.7 us, with 3 10.2 us
   /// [64,256,56,56] backward 4.06, without 4.30; [128,256,56,56] forward 2.53, without 2.60. Where much of a large
   /// share is fetched twice, it takes the L2's place from that: [128,256,56,56] residual forward 4.14, without 4.04.
   static constexpr int kPrefetch = 12;
@@ -54,9 +57,10 @@ int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Slabs {
   int64_t count;
-  int64_t bytes;  // of a slab, all inputs
-  double chunks;  // of a slab; the last one may be a part
-  bool even;      // chunks are cut to the number of blocks
+  int64_t bytes;       // of a slab, all inputs
+  double chunks;       // of a slab; the last one may be a part
+  bool even;           // chunks are cut to the number of blocks
+  double blocks_cost;  // of twice as many blocks in a group
 };
 
 struct Division {
@@ -85,7 +89,7 @@ Division divide(const Slabs& slabs, int64_t share_bytes, int64_t fewest, int64_t
     const double use = static_cast<double>(slabs.count * blocks) / static_cast<double>(rounds * multiprocessors);
     const double doublings = std::abs(std::log2(static_cast<double>(blocks) / wanted));
     const double score = use * balance(slabs, blocks) * (1 - SlabPolicy::kDoublingCost * doublings) *
-                         (1 - SlabPolicy::kBlocksCost * std::log2(static_cast<double>(blocks))) *
+                         (1 - slabs.blocks_cost * std::log2(static_cast<double>(blocks))) *
                          (small         ? std::pow(SlabPolicy::kSmallSlabs, static_cast<double>(rounds - 1))
                           : rounds == 1 ? SlabPolicy::kSingleSlab
                                         : 1);
@@ -107,7 +111,8 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
   const auto set_blocks = [&](int blocks, int64_t slabs, int64_t slab_bytes) {
     plan.blocks = blocks;
     plan.groups = static_cast<int>(std::min(multiprocessors / blocks, slabs));
-    plan.prefetch = slab_bytes / blocks <= SlabPolicy::kPrefetchShareBytes ? SlabPolicy::kPrefetch : 0;
+    const bool prefetch = !contiguous && slab_bytes / blocks <= SlabPolicy::kPrefetchShareBytes;
+    plan.prefetch = prefetch ? SlabPolicy::kPrefetch : 0;
   };
   if (contiguous) {
     const int64_t run_vectors = row / SlabPolicy::kVectorBytes;
@@ -120,13 +125,14 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
     const int64_t most = std::min<int64_t>(chunks, multiprocessors);
     const int64_t fewest = std::min(most, quotient(slab_bytes, SlabPolicy::kMostShareBytes));
     const bool alone = slab_bytes <= SlabPolicy::kMostAloneBytes && shape.c >= multiprocessors;
-    const Slabs slabs{shape.c, slab_bytes, static_cast<double>(chunks), false};
+    const Slabs slabs{shape.c, slab_bytes, static_cast<double>(chunks), false, SlabPolicy::kBlocksCost};
     set_blocks(alone ? 1 : divide(slabs, SlabPolicy::kRunShareBytes, fewest, most, multiprocessors, false).blocks,
                shape.c, slab_bytes);
     return plan;
   }
 
   const bool small = shape.numel() * element_bytes * inputs < multiprocessors * SlabPolicy::kSmallBytes;
+  if (small) plan.in_flight = SlabPolicy::kSmallInFlight;
   double best = 0;
   for (const int row_bytes : SlabPolicy::kRowBytes) {
     const bool whole_lines = row_bytes == SlabPolicy::kRowBytes[0];
@@ -134,7 +140,8 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
     if (small ? whole_lines : row_bytes > row) continue;
     const double rows = static_cast<double>(shape.count());
     const Slabs slabs{quotient(row, row_bytes), shape.count() * row_bytes * inputs,
-                      rows / (tile_bytes(inputs) / row_bytes), true};
+                      rows / (tile_bytes(inputs) / row_bytes), true,
+                      small ? SlabPolicy::kBlocksCost : SlabPolicy::kLargeBlocksCost};
     const int64_t fewest = std::min(multiprocessors, quotient(slabs.bytes, SlabPolicy::kMostShareBytes));
     // Half lines pay for groups side by side alone.
     const int64_t blocks = whole_lines || small ? multiprocessors : multiprocessors / 2;
@@ -182,9 +189,9 @@ std::optional<SlabPlan> slab_plan(const Shape& shape, int element_bytes, uintptr
   return plan;
 }
 
-size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan, Pass pass) {
+size_t slab_workspace_bytes(const Shape& shape, int element_bytes, const SlabPlan& plan) {
   const int64_t channels = channels_of(element_bytes, plan);
-  return Exchange::bytes(quotient(shape.c, channels) * channels, plan.blocks, is_forward(pass) ? 1 : 2);
+  return Exchange::bytes(quotient(shape.c, channels) * channels);
 }
 
 }  // namespace iabn::kernels::cuda
