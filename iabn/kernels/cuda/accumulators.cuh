@@ -18,7 +18,7 @@ template <class A_, int kSlots>
 struct Moments {
   using A = A_;
   static constexpr int kNumbers = 1 + 2 * kSlots;
-  static constexpr int kPosted = 2 * kSlots;  // without the count
+  static constexpr int kPosted = 2 * kSlots;  // what for_each_number visits
 
   A count = A(0);
   A mean[kSlots] = {};
@@ -68,7 +68,7 @@ template <class A_, int kSlots>
 struct GradientSums {
   using A = A_;
   static constexpr int kNumbers = 4 * kSlots;
-  static constexpr int kPosted = kNumbers;
+  static constexpr int kPosted = kNumbers;  // likewise
 
   A a0[kSlots] = {};  // sum d_y
   A a1[kSlots] = {};  // sum d_y*y'
