@@ -118,7 +118,7 @@ int run_bench_layer(Arguments arguments) {
   }
   if (!arguments.csv.empty()) train::check_replaceable(arguments.csv);
   const Machine machine = describe_machine(device);
-  CsvRows rows(machine, "layer");
+  CsvRows rows(machine, arguments.activation == "leaky_relu" ? "layer" : "layer " + arguments.activation);
   warn_if_busy();
   const double bandwidth = copy_bandwidth(device);
   std::printf("%s, LibTorch %s; copy bandwidth %.1f GB/s (read and write)\n", machine.gpu.c_str(),

@@ -208,7 +208,7 @@ void sweep(bool all) {
       for (size_t i = 0; i < rows.size(); ++i) {
         SlabPlan plan = rows[i].plan;
         if (i >= 3 && !all) break;
-        for (const int in_flight : {2, 3}) {
+        for (const int in_flight : {2, 3, 4}) {
           for (const int prefetch : {0, 6, 12}) {
             plan.in_flight = in_flight;
             plan.prefetch = prefetch;

@@ -299,6 +299,9 @@ class SlabKernel {
     constexpr int kStep = Budget::kApplicationThreads;
     constexpr int kKept = Budget::kKept;
     const int column = Source::column(thread);
+    int64_t place[kVectors];  // of this thread's vectors in every chunk; found for each vector, they are half the work
+#pragma unroll
+    for (int u = 0; u < kVectors; ++u) place[u] = job_.source.place(thread + u * kStep);
     RingPosition at;
     for (int slab = group_; slab < slabs_; slab += job_.groups) {
       const bool active = slab * kChannels + column * kSlots < job_.source.channels;
@@ -332,6 +335,7 @@ class SlabKernel {
       const auto from_ring = [&](int k) {
         const int number = chunk(k);
         const int vectors = active ? job_.source.vectors(number) : 0;
+        const int64_t origin = job_.source.origin(slab, number);
         full_[at.stage].wait(at.parity);
 #pragma unroll
         for (int u = 0; u < kVectors; ++u) {
@@ -342,7 +346,7 @@ class SlabKernel {
             for (int i = 0; i < kInputs; ++i) {
               in[i] = vector_at(stage(at.stage) + i * Source::kTileBytes, vector);
             }
-            apply_to(coefficients, in, job_.source.offset(slab, number, vector));
+            apply_to(coefficients, in, origin + place[u]);
           }
         }
         release(at);
@@ -353,12 +357,10 @@ class SlabKernel {
         if (k >= share_.kept) break;
         const int number = chunk(share_.streamed + k);
         const int vectors = active ? job_.source.vectors(number) : 0;
+        const int64_t origin = job_.source.origin(slab, number);
 #pragma unroll
         for (int u = 0; u < kVectors; ++u) {
-          const int vector = thread + u * kStep;
-          if (vector < vectors) {
-            apply_to(coefficients, kept[k][u], job_.source.offset(slab, number, vector));
-          }
+          if (thread + u * kStep < vectors) apply_to(coefficients, kept[k][u], origin + place[u]);
         }
       }
       for (int k = share_.streamed - 1; k >= 0; --k) from_ring(k);

@@ -22,13 +22,14 @@ struct SlabPolicy {
   /// [32,256,14,14] forward 8.8 us, whole lines 9.8 us.
   static constexpr int kRowBytes[] = {128, 64};
   static constexpr int64_t kSmallBytes = 96 << 10;  // of the whole tensor, per multiprocessor
-  /// A block's share of a slab, at most and best; a multiprocessor holds 330 KB. [128,1024,14,14] forward: 100 KB 2.36,
-  /// 200 KB 2.41; backward: 190 KB 3.64, 100 KB 3.70; residual backward: 150 KB 5.90, 290 KB 6.11.
+  /// What a multiprocessor holds; and a block's share of a slab, at most and best. [128,1024,14,14] forward: 100
+  /// KB 2.36, 200 KB 2.41; backward: 190 KB 3.64, 100 KB 3.70; residual backward: 150 KB 5.90, 290 KB 6.11.
+  static constexpr int64_t kOnChipBytes = 330 << 10;
   static constexpr int64_t kLeastShareBytes = 90 << 10;  // but for small tensors
   static constexpr int64_t kMostShareBytes = 300 << 10;
   static constexpr int64_t kShareBytes = 140 << 10;
-  /// Contiguous: [128,256,56,56] forward 100 KB 2.54, 60 KB 2.73; but a block that has a channel for itself wins:
-  /// [128,512,28,28] forward 2.67, with three blocks 3.3.
+  /// Contiguous: [128,256,56,56] forward 100 KB 2.24, 134 KB 2.27; but a block that has a channel for itself wins:
+  /// [128,512,28,28] forward 2.41, with two blocks 2.50.
   static constexpr int64_t kRunShareBytes = 100 << 10;
   static constexpr int64_t kMostAloneBytes = 260 << 10;
   /// What these cost, against the part of the device that is left idle: a share of half or twice the best, twice as
@@ -45,7 +46,10 @@ struct SlabPolicy {
   static constexpr double kSmallSlabs = 0.9;
   /// Blocks with fewer chunks than this get them evenly; others get whole chunks, some one more than others.
   static constexpr int64_t kManyChunks = 3;
-  static constexpr int kInFlight = 3;
+  /// [128,512,28,28] forward 2.35, with three 2.37; contiguous backward 3.60 and 3.65. But where forward fetches a
+  /// part twice, three: [128,256,56,56] 2.45, with four 2.48.
+  static constexpr int kInFlight = 4;
+  static constexpr int kStreamingInFlight = 3;
   /// Small channels-last tensors. [32,256,14,14] backward 9.7 us, with three 10.2 us.
   static constexpr int kSmallInFlight = 2;
   /// [64,256,56,56] backward 4.06, without 4.30; [128,256,56,56] forward 2.53, without 2.60. Where much of a large
@@ -109,19 +113,19 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
   const bool contiguous = shape.layout == Layout::kContiguous;
   const int64_t row = (contiguous ? shape.s : shape.c) * element_bytes;
   SlabPlan plan;
-  plan.in_flight = SlabPolicy::kInFlight;
   const auto set_blocks = [&](int blocks, int64_t slabs, int64_t slab_bytes) {
     plan.blocks = blocks;
     plan.groups = static_cast<int>(std::min(multiprocessors / blocks, slabs));
-    const bool prefetch = !contiguous && slab_bytes / blocks <= SlabPolicy::kPrefetchShareBytes;
-    plan.prefetch = prefetch ? SlabPolicy::kPrefetch : 0;
+    const int64_t share = slab_bytes / blocks;
+    const bool streaming = is_forward(pass) && share > SlabPolicy::kOnChipBytes;
+    plan.in_flight = streaming ? SlabPolicy::kStreamingInFlight : SlabPolicy::kInFlight;
+    plan.prefetch = !contiguous && share <= SlabPolicy::kPrefetchShareBytes ? SlabPolicy::kPrefetch : 0;
   };
   if (contiguous) {
     const int64_t run_vectors = row / SlabPolicy::kVectorBytes;
     const int64_t tile_vectors = tile_bytes(inputs) / SlabPolicy::kVectorBytes;
     const int pieces = run_pieces(run_vectors, static_cast<int>(tile_vectors));
-    // Long runs of 16-bit elements, forward: [128,64,112,112] 3.3, two passes 3.2.
-    if (pieces == 0 || (pieces > 1 && element_bytes == 2 && is_forward(pass))) return {};
+    if (pieces == 0) return {};
     const int64_t chunks = pieces > 1 ? shape.n * pieces : quotient(shape.n, tile_vectors / run_vectors);
     const int64_t slab_bytes = shape.count() * element_bytes * inputs;
     const int64_t most = std::min<int64_t>(chunks, multiprocessors);
@@ -134,7 +138,6 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
   }
 
   const bool small = shape.numel() * element_bytes * inputs < multiprocessors * SlabPolicy::kSmallBytes;
-  if (small) plan.in_flight = SlabPolicy::kSmallInFlight;
   double best = 0;
   for (const int row_bytes : SlabPolicy::kRowBytes) {
     const bool whole_lines = row_bytes == SlabPolicy::kRowBytes[0];
@@ -157,6 +160,7 @@ std::optional<SlabPlan> make_plan(const Shape& shape, int element_bytes, Pass pa
     set_blocks(division.blocks, slabs.count, slabs.bytes);
   }
   if (best == 0) return {};
+  if (small) plan.in_flight = SlabPolicy::kSmallInFlight;
   const int64_t most_rows = tile_bytes(inputs) / plan.row_bytes;
   const int64_t chunks = quotient(shape.count(), plan.blocks * most_rows);
   if (chunks < SlabPolicy::kManyChunks) {

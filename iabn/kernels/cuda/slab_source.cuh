@@ -37,10 +37,12 @@ struct RowSource {
   __device__ __forceinline__ int vectors(int chunk) const { return count(chunk) * kColumns; }
   /// First channel of a thread's vectors, from the start of the slab: the same in every chunk.
   static __device__ __forceinline__ int column(int thread) { return thread % kColumns; }
-  /// Element offset of a vector of a chunk.
-  __device__ __forceinline__ int64_t offset(int slab, int chunk, int vector) const {
-    const int64_t row = int64_t{chunk} * chunk_rows + vector / kColumns;
-    return row * channels + slab * kChannels + vector % kColumns * kWidth;
+  /// Element offset of a chunk's first vector, and of another one from there.
+  __device__ __forceinline__ int64_t origin(int slab, int chunk) const {
+    return int64_t{chunk} * chunk_rows * channels + slab * kChannels;
+  }
+  __device__ __forceinline__ int64_t place(int vector) const {
+    return vector / kColumns * channels + vector % kColumns * kWidth;
   }
 
   /// The first `count` inputs of a chunk.
@@ -84,20 +86,19 @@ struct RunSource {
   IABN_HOST_DEVICE int slabs() const { return static_cast<int>(channels); }
   IABN_HOST_DEVICE int chunks() const { return (runs + chunk_runs - 1) / chunk_runs * pieces; }
   __device__ __forceinline__ int vectors(int chunk) const {
-    if (pieces == 1) return min(chunk_runs, runs - chunk * chunk_runs) * run_vectors;
-    return min(piece, run_vectors - chunk % pieces * piece);
+    return pieces == 1 ? min(chunk_runs, runs - chunk * chunk_runs) * run_vectors : piece;
   }
   __device__ __forceinline__ int count(int chunk) const { return vectors(chunk) * kWidth; }
   static __device__ __forceinline__ int column(int) { return 0; }
-  /// Element offset of the first vector of a chunk.
+  /// As above.
   __device__ __forceinline__ int64_t origin(int slab, int chunk) const {
-    const int64_t run = pieces == 1 ? int64_t{chunk} * chunk_runs : chunk / pieces;
-    const int part = pieces == 1 ? 0 : chunk % pieces;
-    return ((run * channels + slab) * run_vectors + int64_t{part} * piece) * kWidth;
+    const int run = pieces == 1 ? chunk * chunk_runs : chunk / pieces;
+    const int part = pieces == 1 ? 0 : chunk - run * pieces;
+    return ((run * channels + slab) * run_vectors + part * piece) * kWidth;
   }
-  __device__ __forceinline__ int64_t offset(int slab, int chunk, int vector) const {
+  __device__ __forceinline__ int64_t place(int vector) const {
     const int run = static_cast<int>(static_cast<uint32_t>(vector) * inverse >> 21);
-    return origin(slab, chunk) + (run * (channels - 1) * run_vectors + vector) * kWidth;
+    return (run * (channels - 1) * run_vectors + vector) * kWidth;
   }
 
   __device__ __forceinline__ void load(unsigned char* stage, int slab, int chunk, int count, SharedBarrier& done,
