@@ -66,8 +66,9 @@ void report_pass(const Report& report, const LayerCase& layer, const char* pass,
 CaseTimes run_case(const LayerCase& layer, int rounds, const Report& report) {
   std::printf("[%s] %s %s\n", layer.shape.c_str(), layer.dtype.c_str(), layer.layout.c_str());
   LayerTimes ours, aten;
+  HeadStart head_start;
   for (int round = 0; round <= rounds; ++round) {
-    const LayerTimes a = layer.measure(true), b = layer.measure(false);
+    const LayerTimes a = layer.measure(true, head_start), b = layer.measure(false, head_start);
     if (round == 0) continue;  // warm-up
     ours.append(a);
     aten.append(b);

@@ -19,9 +19,16 @@ struct Spread {
 /// Percentiles with linear interpolation; `samples` must not be empty.
 Spread spread(std::vector<double> samples);
 
-/// Milliseconds of each of `actions`, one after the other. On a GPU between two events on the stream, with enough work
-/// queued in front that the host is always ahead: the time of the device, not of the host's calls.
-std::vector<double> time_each(c10::Device device, const std::vector<std::function<void()>>& actions);
+/// What is queued on a GPU in front of what is timed, so that the host is ahead of it.
+struct HeadStart {
+  int copies = 2;        // per action, of 0.2 ms each
+  bool sufficed = true;  // the first action had not begun when the last one was issued
+};
+
+/// Milliseconds of each of `actions`, one after the other. On a GPU between two events on the stream: the time of the
+/// device, and of the host's calls only where head_start->sufficed says so.
+std::vector<double> time_each(c10::Device device, const std::vector<std::function<void()>>& actions,
+                              HeadStart* head_start = nullptr);
 
 /// Bytes per second (read and written) of copying between buffers far larger than any cache; median of many copies.
 double copy_bandwidth(c10::Device device);

@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include "cli/bench_support.h"
 #include "iabn/activation.h"
 
 namespace iabn::cli {
@@ -38,8 +39,9 @@ class LayerCase {
             double activation_param);
 
   /// One round over 2 to 16 buffers, 128 MiB of each kind where 16 suffice (tensors of 8 MiB and more): those exceed
-  /// the caches, 16 smaller tensors may lie in them. Inputs are prepared outside the timed regions.
-  LayerTimes measure(bool ours) const;
+  /// the caches, 16 smaller tensors may lie in them. Inputs are prepared outside the timed regions. Repeated with a
+  /// longer head start, from now on, where the host was late.
+  LayerTimes measure(bool ours, HeadStart& head_start) const;
   LayerMemory memory(bool ours) const;
   int64_t bytes() const;  // of one tensor
 
@@ -47,6 +49,7 @@ class LayerCase {
 
  private:
   struct Parameters;
+  LayerTimes measure_once(bool ours, HeadStart& head_start) const;
   at::Tensor random_tensor() const;
   at::Tensor forward(bool ours, at::Tensor x, Parameters& parameters) const;
 

@@ -67,7 +67,7 @@ class ClusterKernel {
       }
       for (int i = 0; i < 2; ++i) {
         arrived_[i].init(1);
-        expect_partials(i);
+        expect_partials(cluster_ + i * clusters_, i);
       }
       fence_barrier_init();
     }
@@ -87,8 +87,10 @@ class ClusterKernel {
   /// A block alone in its cluster sends nothing: the architecture would allow it, compute-sanitizer takes it for an
   /// error.
   __device__ __forceinline__ bool alone() const { return job_.blocks == 1; }
-  __device__ __forceinline__ void expect_partials(int box) const {
-    if (!alone()) arrived_[box].arrive_and_expect(job_.blocks * job_.slab_channels * 16);
+  /// One thread: of that slab, if there is one. They may come at any time from then on, and even before: the barrier's
+  /// phase ends with this arrival at the earliest.
+  __device__ __forceinline__ void expect_partials(int slab, int box) const {
+    if (!alone() && slab < job_.slabs) arrived_[box].arrive_and_expect(job_.blocks * job_.slab_channels * 16);
   }
   __device__ __forceinline__ int64_t channel(int slab, int local) const {
     return int64_t{slab} * job_.slab_channels + local;
@@ -168,7 +170,7 @@ class ClusterKernel {
     }
     merge_partials(slab, turn % 2);
     group_barrier(1, threads_);
-    if (thread_ == 0) expect_partials(turn % 2);  // for the turn after the next
+    if (thread_ == 0) expect_partials(slab + 2 * clusters_, turn % 2);
     apply(slab);
   }
 

@@ -159,9 +159,10 @@ __device__ __forceinline__ void group_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// All threads of a cluster's blocks: what they wrote before arriving is seen after the wait.
+/// All threads of a cluster's blocks: behind the wait all of them run, and barriers that were made visible by
+/// fence_barrier_init() before arriving may be used. Nothing else is ordered: that would wait for all of memory.
 __device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
