@@ -61,7 +61,7 @@ class Rows:
         self.values, self.gpus = {}, set()
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                if row["pass"] != "both":
+                if row["pass"] != "both" or row["case"].startswith("layer "):  # with another activation
                     continue
                 key = tuple(row[name] for name in ("metric", "shape", "dtype", "layout", "variant"))
                 # compare_torch.py measures a shape once per network that has it: the first one counts.
