@@ -61,7 +61,8 @@ class Rows:
         self.values, self.gpus = {}, set()
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                if row["pass"] != "both" or row["case"].startswith("layer "):  # with another activation
+                # Not those with another activation, nor the few shapes that were measured in graphs.
+                if row["pass"] != "both" or row["case"].startswith(("layer ", "shapes")):
                     continue
                 key = tuple(row[name] for name in ("metric", "shape", "dtype", "layout", "variant"))
                 # compare_torch.py measures a shape once per network that has it: the first one counts.

@@ -67,12 +67,15 @@ CaseTimes run_case(const LayerCase& layer, int rounds, const Report& report) {
   std::printf("[%s] %s %s\n", layer.shape.c_str(), layer.dtype.c_str(), layer.layout.c_str());
   LayerTimes ours, aten;
   HeadStart head_start;
+  bool late = false;
   for (int round = 0; round <= rounds; ++round) {
     const LayerTimes a = layer.measure(true, head_start), b = layer.measure(false, head_start);
+    late |= !head_start.sufficed;
     if (round == 0) continue;  // warm-up
     ours.append(a);
     aten.append(b);
   }
+  if (late) std::printf("  note: the host could not keep ahead of the device; its calls are part of some times\n");
   CaseTimes medians{layer.shape, layer.dtype, layer.layout,
                     1e3 * static_cast<double>(layer.bytes()) / report.bandwidth};
   const std::array<Spread, 3> ours_ms = {spread(ours.forward), spread(ours.backward), spread(ours.both())};

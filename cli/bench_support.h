@@ -26,7 +26,7 @@ struct HeadStart {
 };
 
 /// Milliseconds of each of `actions`, one after the other. On a GPU between two events on the stream: the time of the
-/// device, and of the host's calls only where head_start->sufficed says so.
+/// device, and perhaps of the host's calls where head_start->sufficed is false afterwards.
 std::vector<double> time_each(c10::Device device, const std::vector<std::function<void()>>& actions,
                               HeadStart* head_start = nullptr);
 

@@ -40,7 +40,7 @@ class LayerCase {
 
   /// One round over 2 to 16 buffers, 128 MiB of each kind where 16 suffice (tensors of 8 MiB and more): those exceed
   /// the caches, 16 smaller tensors may lie in them. Inputs are prepared outside the timed regions. Repeated with a
-  /// longer head start, from now on, where the host was late.
+  /// longer head start, from now on, where the host was late; no longer than 13 ms per call.
   LayerTimes measure(bool ours, HeadStart& head_start) const;
   LayerMemory memory(bool ours) const;
   int64_t bytes() const;  // of one tensor

@@ -35,7 +35,8 @@ struct Exponential<float, true> {
   }
 };
 
-/// Both, as ELU<A> and ReLU<A> define them; ReLU is ELU with alpha = 0, but for a NaN's derivative.
+/// Both, as ELU<A> and ReLU<A> define them; ReLU is ELU with alpha = 0, but for a NaN's derivative. Zeros have no sign
+/// here, and ReLU's inverse is 0 for every z <= 0, where nobody asks for it.
 template <class A, bool kQuick>
 struct ELUOrReLU {
   using Function = Exponential<A, kQuick>;
@@ -50,7 +51,7 @@ struct ELUOrReLU {
   explicit ELUOrReLU(const ReLU<A>&) : alpha(0), inverse_alpha(0), inverse_floor(0), relu(true) {}
 
   __device__ __forceinline__ A forward(A y) const {
-    const A below = alpha * Function::expm1(y > A(0) ? A(0) : y) + A(0);
+    const A below = alpha * Function::expm1(y > A(0) ? A(0) : y) + A(0);  // ReLU: 0, not -0
     return y > A(0) ? y : below;
   }
   __device__ __forceinline__ A inverse(A z) const {

@@ -47,7 +47,7 @@ struct SlabPolicy {
   /// Blocks with fewer chunks than this get them evenly; others get whole chunks, some one more than others.
   static constexpr int64_t kManyChunks = 3;
   /// [128,512,28,28] forward 2.35, with three 2.37; contiguous backward 3.60 and 3.65. But where forward fetches a
-  /// part twice, three: [128,256,56,56] 2.45, with four 2.48; residual forward 3.95 and 3.91.
+  /// part twice, three: [128,256,56,56] 2.45, with four 2.48; the residual form 3.95, with four 3.91.
   static constexpr int kInFlight = 4;
   static constexpr int kStreamingInFlight = 3;
   /// Small channels-last tensors. [32,256,14,14] backward 9.7 us, with three 10.2 us.
