@@ -22,9 +22,9 @@ struct SlabPolicy {
   /// [32,256,14,14] forward 8.8 us, whole lines 9.8 us.
   static constexpr int kRowBytes[] = {128, 64};
   static constexpr int64_t kSmallBytes = 96 << 10;  // of the whole tensor, per multiprocessor
-  /// What a multiprocessor holds; and a block's share of a slab, at most and best. [128,1024,14,14] forward: 100
-  /// KB 2.36, 200 KB 2.41; backward: 190 KB 3.64, 100 KB 3.70; residual backward: 150 KB 5.90, 290 KB 6.11.
-  static constexpr int64_t kOnChipBytes = 330 << 10;
+  static constexpr int64_t kOnChipBytes = 330 << 10;  // of a multiprocessor
+  /// A block's share of a slab, at least, at most and best. [128,1024,14,14] forward: 100 KB 2.36, 200 KB 2.41;
+  /// backward: 190 KB 3.64, 100 KB 3.70; residual backward: 150 KB 5.90, 290 KB 6.11.
   static constexpr int64_t kLeastShareBytes = 90 << 10;  // but for small tensors
   static constexpr int64_t kMostShareBytes = 300 << 10;
   static constexpr int64_t kShareBytes = 140 << 10;
