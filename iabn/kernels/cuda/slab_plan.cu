@@ -21,7 +21,7 @@ struct SlabPolicy {
   /// tensors always take half lines: twice as many slabs mean fewer blocks that wait for each other.
   /// [32,256,14,14] forward 8.8 us, whole lines 9.8 us.
   static constexpr int kRowBytes[] = {128, 64};
-  static constexpr int64_t kSmallBytes = 96 << 10;  // of the whole tensor, per multiprocessor
+  static constexpr int64_t kSmallBytes = 96 << 10;    // of the whole tensor, per multiprocessor
   static constexpr int64_t kOnChipBytes = 330 << 10;  // of a multiprocessor
   /// A block's share of a slab, at least, at most and best. [128,1024,14,14] forward: 100 KB 2.36, 200 KB 2.41;
   /// backward: 190 KB 3.64, 100 KB 3.70; residual backward: 150 KB 5.90, 290 KB 6.11.
